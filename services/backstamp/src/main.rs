@@ -1,0 +1,2 @@
+//! Backstamp.
+fn main() {}

@@ -1,0 +1,23 @@
+//! Kafka.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | `config` | addresses, group, what is passed through to librdkafka |
+//! | `topics` | creates the topics that are missing, looks over those that are there |
+//! | `appender` | records out, acknowledged by all in-sync replicas |
+//! | `consumer` | records in, batch by batch, and commits |
+//! | `assignment` | which partitions are held, under which claim; the gate that commits pass |
+//! | `client` | what the clients have in common: log lines, errors |
+
+mod appender;
+mod assignment;
+mod client;
+mod config;
+mod consumer;
+mod topics;
+
+pub use appender::KafkaAppender;
+pub use assignment::Claim;
+pub use config::{KafkaConfig, OptionsError, parse_options};
+pub use consumer::{Batch, BatchLimits, CommitOutcome, KafkaConsumer};
+pub use topics::{CAMPAIGN_EVENTS_PARTITIONS, TopicSettings, TopicsReport, ensure_topics};

@@ -1,0 +1,373 @@
+//! Which partitions this process holds, and under which claim.
+//!
+//! Each partition that is assigned gets a [`Claim`] and a queue of its own, so that what was fetched under one claim is
+//! never handed out under another:
+//!
+//! - A queue is split off before librdkafka is told to fetch, and let go of before it is told to stop. librdkafka raises
+//!   the partition's version as it stops, and drops what was fetched under an older one when it is taken from the queue.
+//! - Records are taken from queues only with the state locked, and a revoke removes the partition, and its records that
+//!   were read but not handed out, under the same lock.
+//!
+//! The broker accepts commits of a member of the present generation, for any partition. What keeps a commit of
+//! a revoked claim from being sent is the gate: a commit looks at the claims and waits for the broker's answer with the
+//! gate held, and a revoke takes the gate before it returns to librdkafka, which lets go of the partition only then.
+//! Nobody else is given the partition before.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::Duration;
+
+use rdkafka::TopicPartitionList;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::statistics::{self, Statistics};
+use telemetry::metrics::{LAG_MESSAGES, REBALANCES};
+use timeline::Timestamp;
+use tokio::sync::Notify;
+
+use super::client::{ClientLog, is_permanent, locked};
+use super::consumer::BatchLimits;
+use crate::error::LogError;
+use crate::record::{Incoming, Topic};
+
+/// One assignment of one partition to this process. Numbers are not used twice in a process, and grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Claim(pub u64);
+
+impl Claim {
+    fn new() -> Claim {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Claim(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+/// The partitions of one topic that this process holds.
+pub(super) struct Assignment {
+    topic: Topic,
+    state: Mutex<State>,
+    gate: Mutex<()>,
+    /// Told when there is something new: records, an assignment, a failure.
+    news: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    held: BTreeMap<i32, Held>,
+    /// Records that were read and not handed out; all are of partitions that are held.
+    read: Vec<Incoming>,
+    read_bytes: usize,
+    /// The partition that is read first next time.
+    turn: i32,
+    /// Whether partitions came or went since the last batch.
+    changed: bool,
+    /// To be told once.
+    failure: Option<LogError>,
+    /// To be told for ever.
+    broken: Option<String>,
+    lag: HashMap<i32, i64>,
+}
+
+struct Held {
+    claim: Claim,
+    queue: PartitionQueue<Group>,
+    /// What was read ends here. librdkafka may fetch a record again around a rebalance.
+    position: i64,
+}
+
+/// What [`Assignment::read`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing new.
+    Nothing,
+    /// No records, but partitions came or went.
+    Change,
+    /// Records, and room for more.
+    Some,
+    /// As much as the limits allow.
+    Full,
+}
+
+/// Records taken from one partition before it is the next one's turn.
+const TURN_RECORDS: usize = 64;
+
+impl Assignment {
+    pub(super) fn new(topic: Topic) -> Assignment {
+        Assignment { topic, state: Mutex::default(), gate: Mutex::default(), news: Arc::default() }
+    }
+
+    /// Waits for news. None is missed that comes between [`read`](Assignment::read) and this.
+    pub(super) async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// Takes records from the queues, up to the limits, those that were read before included. Partitions take turns.
+    pub(super) fn read(&self, limits: &BatchLimits) -> Result<Found, LogError> {
+        let mut state = locked(&self.state);
+        state.fail()?;
+        let mut order: Vec<i32> = state.held.keys().copied().collect();
+        let first = order.partition_point(|partition| *partition < state.turn);
+        order.rotate_left(first);
+        let mut taken = true;
+        while taken {
+            taken = false;
+            for partition in &order {
+                if state.is_full(limits) {
+                    state.turn = *partition;
+                    return Ok(Found::Full);
+                }
+                taken |= state.read_turn(self.topic, *partition, limits);
+            }
+        }
+        if !state.read.is_empty() {
+            return Ok(if state.is_full(limits) { Found::Full } else { Found::Some });
+        }
+        state.fail()?;
+        Ok(if state.changed { Found::Change } else { Found::Nothing })
+    }
+
+    /// Hands out what was read, with the claims that it was read under.
+    pub(super) fn take(&self) -> (Vec<Incoming>, HashMap<i32, Claim>) {
+        let mut state = locked(&self.state);
+        state.changed = false;
+        state.read_bytes = 0;
+        (std::mem::take(&mut state.read), state.claims())
+    }
+
+    /// What is held right now.
+    pub(super) fn claims(&self) -> HashMap<i32, Claim> {
+        locked(&self.state).claims()
+    }
+
+    /// Messages of each partition that are not committed yet, as of the last statistics.
+    pub(super) fn lag(&self) -> HashMap<i32, i64> {
+        locked(&self.state).lag.clone()
+    }
+
+    /// Passes the gate. While it is held, no claim that is current ends.
+    pub(super) fn pass_gate(&self) -> MutexGuard<'_, ()> {
+        locked(&self.gate)
+    }
+
+    fn grant(&self, queues: Vec<(i32, PartitionQueue<Group>)>) {
+        let count = queues.len();
+        let mut state = locked(&self.state);
+        for (partition, mut queue) in queues {
+            let news = Arc::clone(&self.news);
+            queue.set_nonempty_callback(move || news.notify_one());
+            let claim = Claim::new();
+            tracing::info!(topic = self.topic.name(), partition, claim = claim.0, "partition assigned");
+            state.held.insert(partition, Held { claim, queue, position: i64::MIN });
+        }
+        state.changed = true;
+        drop(state);
+        self.count("assigned", count);
+        self.news.notify_one();
+    }
+
+    /// Ends the claims of `partitions`, of all where it is `None`. Once this has returned, no commit of theirs can be
+    /// sent.
+    pub(super) fn revoke(&self, partitions: Option<&[i32]>, kind: &'static str) {
+        let mut state = locked(&self.state);
+        let State { held, read, read_bytes, lag, .. } = &mut *state;
+        let gone: BTreeMap<i32, Held> = match partitions {
+            None => std::mem::take(held),
+            Some(partitions) => partitions.iter().filter_map(|partition| held.remove_entry(partition)).collect(),
+        };
+        read.retain(|record| held.contains_key(&record.partition));
+        *read_bytes = read.iter().map(Incoming::size).sum();
+        lag.retain(|partition, _| held.contains_key(partition));
+        state.changed |= !gone.is_empty();
+        drop(state);
+        // A commit that found the claims current is answered before it leaves the gate; one that comes later does not
+        // find them.
+        drop(self.pass_gate());
+        for (partition, held) in &gone {
+            tracing::info!(topic = self.topic.name(), partition, claim = held.claim.0, "partition {kind}");
+            // It may never have had a lag.
+            let _ = LAG_MESSAGES.remove_label_values(&[self.topic.name(), &partition.to_string()]);
+        }
+        self.count(kind, gone.len());
+        self.news.notify_one();
+    }
+
+    /// The next batch fails with it, if it is worth telling: the rest librdkafka deals with by itself.
+    pub(super) fn report(&self, error: KafkaError) {
+        if let KafkaError::MessageConsumptionFatal(_) = error {
+            return self.break_off(error.to_string());
+        }
+        if let Some(failure) = told(error) {
+            locked(&self.state).failure = Some(failure);
+            self.news.notify_one();
+        }
+    }
+
+    /// Every batch from now on fails, and every commit is refused.
+    pub(super) fn break_off(&self, reason: String) {
+        tracing::error!(topic = self.topic.name(), "kafka consumer failed for good: {reason}");
+        self.revoke(None, "lost");
+        locked(&self.state).broken = Some(reason);
+        self.news.notify_one();
+    }
+
+    fn update_lag(&self, topic: &statistics::Topic) {
+        let mut state = locked(&self.state);
+        let State { held, lag, .. } = &mut *state;
+        for partition in topic.partitions.values().filter(|partition| held.contains_key(&partition.partition)) {
+            let Some(messages) = lag_of(partition) else { continue };
+            lag.insert(partition.partition, messages);
+            LAG_MESSAGES
+                .with_label_values(&[self.topic.name(), &partition.partition.to_string()])
+                .set(messages);
+        }
+    }
+
+    fn count(&self, kind: &str, partitions: usize) {
+        REBALANCES.with_label_values(&[self.topic.name(), kind]).inc_by(partitions as u64);
+    }
+}
+
+impl State {
+    fn claims(&self) -> HashMap<i32, Claim> {
+        self.held.iter().map(|(partition, held)| (*partition, held.claim)).collect()
+    }
+
+    fn is_full(&self, limits: &BatchLimits) -> bool {
+        self.read.len() >= limits.records_max.max(1) || self.read_bytes >= limits.bytes_max.max(1)
+    }
+
+    /// Takes some records of one partition; whether there was anything.
+    fn read_turn(&mut self, topic: Topic, partition: i32, limits: &BatchLimits) -> bool {
+        let mut taken = false;
+        for _ in 0..TURN_RECORDS {
+            if self.is_full(limits) {
+                break;
+            }
+            let Some(held) = self.held.get_mut(&partition) else { break };
+            match held.queue.poll(Duration::ZERO) {
+                None => break,
+                Some(Ok(message)) => {
+                    taken = true;
+                    if message.offset() >= held.position {
+                        held.position = message.offset() + 1;
+                        let record = incoming(topic, &message);
+                        self.read_bytes += record.size();
+                        self.read.push(record);
+                    }
+                }
+                Some(Err(error)) => {
+                    taken = true;
+                    self.failure = told(error).or(self.failure.take());
+                }
+            }
+        }
+        taken
+    }
+
+    fn fail(&mut self) -> Result<(), LogError> {
+        if let Some(reason) = &self.broken {
+            return Err(LogError::refused("consume", reason.clone()));
+        }
+        self.failure.take().map_or(Ok(()), Err)
+    }
+}
+
+fn incoming(topic: Topic, message: &BorrowedMessage<'_>) -> Incoming {
+    Incoming {
+        topic,
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(bytes::Bytes::copy_from_slice),
+        value: message.payload().map(bytes::Bytes::copy_from_slice),
+        appended_at: Timestamp(message.timestamp().to_millis().unwrap_or(0)),
+    }
+}
+
+/// What the reader is told; what is left out passes by itself, and is in the log.
+fn told(error: KafkaError) -> Option<LogError> {
+    match error.rdkafka_error_code()? {
+        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
+            Some(LogError::away("consume", error))
+        }
+        code if is_permanent(code) => Some(LogError::refused("consume", error)),
+        _ => None,
+    }
+}
+
+/// Messages that are not committed; all that there are where nothing was committed yet.
+fn lag_of(partition: &statistics::Partition) -> Option<i64> {
+    match partition.consumer_lag {
+        lag if lag >= 0 => Some(lag),
+        _ if partition.ls_offset < 0 => None,
+        _ => Some((partition.ls_offset - partition.committed_offset.max(partition.lo_offset).max(0)).max(0)),
+    }
+}
+
+/// What librdkafka calls back, on the thread that polls.
+pub(super) struct Group {
+    topic_name: String,
+    assignment: Arc<Assignment>,
+    log: ClientLog,
+    /// Set once there is one. Weak, for the consumer owns this.
+    consumer: OnceLock<Weak<BaseConsumer<Group>>>,
+}
+
+impl Group {
+    pub(super) fn new(topic_name: String, assignment: Arc<Assignment>) -> Group {
+        Group { topic_name, assignment, log: ClientLog::new("consumer"), consumer: OnceLock::new() }
+    }
+
+    pub(super) fn set_consumer(&self, consumer: &Arc<BaseConsumer<Group>>) {
+        // It is set once, by whoever made both.
+        let _ = self.consumer.set(Arc::downgrade(consumer));
+    }
+
+    fn assigned(&self, partitions: &[i32]) {
+        let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else { return };
+        let split = |partition: &i32| {
+            consumer.split_partition_queue(&self.topic_name, *partition).map(|queue| (*partition, queue))
+        };
+        match partitions.iter().map(split).collect() {
+            Some(queues) => self.assignment.grant(queues),
+            None => self.assignment.break_off("a partition that was assigned has no queue".to_owned()),
+        }
+    }
+}
+
+impl ConsumerContext for Group {
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Group>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(partitions) => self.assigned(&numbers(partitions)),
+            Rebalance::Revoke(partitions) => {
+                let kind = if consumer.assignment_lost() { "lost" } else { "revoked" };
+                self.assignment.revoke(Some(&numbers(partitions)), kind);
+            }
+            // librdkafka then takes all of them away.
+            Rebalance::Error(_) => self.assignment.revoke(None, "lost"),
+        }
+    }
+}
+
+fn numbers(partitions: &TopicPartitionList) -> Vec<i32> {
+    partitions.elements().iter().map(|partition| partition.partition()).collect()
+}
+
+impl ClientContext for Group {
+    fn log(&self, level: RDKafkaLogLevel, kind: &str, message: &str) {
+        self.log.line(level, kind, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.log.error(&error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        if let Some(topic) = statistics.topics.get(&self.topic_name) {
+            self.assignment.update_lag(topic);
+        }
+    }
+}

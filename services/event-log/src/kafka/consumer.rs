@@ -1,0 +1,283 @@
+//! Records in from Kafka.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
+use telemetry::metrics::COMMITS;
+use tokio::sync::Mutex;
+use tokio::time::timeout_at;
+
+use super::assignment::{Assignment, Claim, Found, Group};
+use super::client::{check_topics, client_error, request_error};
+use super::config::KafkaConfig;
+use crate::error::LogError;
+use crate::record::{Incoming, Topic};
+
+/// Reads one topic as a member of a consumer group.
+///
+/// A thread of its own serves the group: rebalances go on, and claims end, whether or not anybody asks for a batch. So a
+/// store that is down for an hour costs no partition; what is fetched and not asked for is bounded. A member that was
+/// lost all the same (its process was stopped, the network was gone) joins again by itself, under new claims.
+///
+/// Dropping it leaves the group in the background; [`close`](KafkaConsumer::close) waits for that.
+pub struct KafkaConsumer {
+    member: Member,
+    thread: ServingThread,
+    /// Batches go to one caller at a time.
+    reader: Mutex<()>,
+}
+
+/// How much a batch may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// Records at most; at least 1.
+    pub records_max: usize,
+    /// A batch takes no more records once its keys and values have this many bytes.
+    pub bytes_max: usize,
+    /// How long to wait for more after the first record.
+    pub linger: Duration,
+}
+
+/// Records, and the claims they were read under.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Those of one partition in their order. None where partitions came or went and there was nothing to read.
+    pub records: Vec<Incoming>,
+    /// The claims of all partitions that were held when the records were taken.
+    pub claims: HashMap<i32, Claim>,
+}
+
+/// What became of a commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommitOutcome {
+    /// Partitions whose offset the broker has taken.
+    pub done: Vec<i32>,
+    /// Partitions whose claim has ended: whoever holds them now starts at the last offset that was committed.
+    pub refused: Vec<i32>,
+}
+
+const POLL: Duration = Duration::from_millis(100);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+const LAST_HOLDER_PAUSE: Duration = Duration::from_millis(5);
+
+impl KafkaConsumer {
+    /// Joins the group. Returns before it has: the first batch tells what is assigned.
+    ///
+    /// # Errors
+    ///
+    /// When the options do not hold.
+    pub fn new(config: &KafkaConfig, topic: Topic) -> Result<KafkaConsumer, LogError> {
+        let settings = config.consumer().map_err(|error| LogError::refused("connect", error))?;
+        let topic_name = topic.name_with(&config.topic_prefix);
+        let assignment = Arc::new(Assignment::new(topic));
+        let group = Group::new(topic_name.clone(), Arc::clone(&assignment));
+        let consumer = Arc::new(BaseConsumer::from_config_and_context(&settings, group).map_err(client_error)?);
+        consumer.context().set_consumer(&consumer);
+        consumer.subscribe(&[&topic_name]).map_err(client_error)?;
+
+        let member = Member { topic, topic_name, consumer, assignment };
+        let thread = ServingThread::start(member.clone()).map_err(|error| LogError::away("connect", error))?;
+        Ok(KafkaConsumer { member, thread, reader: Mutex::new(()) })
+    }
+
+    /// Waits until there is a record, or partitions came or went, and takes what is there up to the limits. A call that
+    /// is dropped loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Away`] where the topic is missing: told once, then waited for. [`LogError::Refused`] where
+    /// this consumer can do nothing any more, or lacks a right.
+    pub async fn next_batch(&self, limits: BatchLimits) -> Result<Batch, LogError> {
+        let _reader = self.reader.lock().await;
+        let assignment = &self.member.assignment;
+        let mut found = assignment.read(&limits)?;
+        while found == Found::Nothing {
+            assignment.news().await;
+            found = assignment.read(&limits)?;
+        }
+        let end = tokio::time::Instant::now() + limits.linger;
+        while found == Found::Some && timeout_at(end, assignment.news()).await.is_ok() {
+            found = assignment.read(&limits)?;
+        }
+        let (records, claims) = assignment.take();
+        Ok(Batch { records, claims })
+    }
+
+    /// The claims of the partitions that are held right now.
+    pub fn claims(&self) -> HashMap<i32, Claim> {
+        self.member.assignment.claims()
+    }
+
+    /// Commits, for each partition, that everything below the given offset is done, where the claim still is current; and
+    /// waits for the broker's answer. A call that is dropped may still commit.
+    ///
+    /// # Errors
+    ///
+    /// When the broker could not be asked or did not take it. What was committed is not known then: the same commit
+    /// may be tried again, and is refused once the claim has ended.
+    pub async fn commit(&self, offsets: &[(i32, Claim, i64)]) -> Result<CommitOutcome, LogError> {
+        if offsets.is_empty() {
+            return Ok(CommitOutcome::default());
+        }
+        let (member, offsets) = (self.member.clone(), offsets.to_vec());
+        tokio::task::spawn_blocking(move || member.commit(&offsets))
+            .await
+            .unwrap_or_else(|error| Err(LogError::away("commit", error)))
+    }
+
+    /// Messages of each partition held that are not committed yet, as of the last statistics, a second ago at most
+    /// while records are being fetched.
+    pub fn lag(&self) -> HashMap<i32, i64> {
+        self.member.assignment.lag()
+    }
+
+    /// Whether the brokers answer and the topic is there: for readiness.
+    ///
+    /// # Errors
+    ///
+    /// Says what is missing.
+    pub async fn check(&self) -> Result<(), LogError> {
+        let member = self.member.clone();
+        tokio::task::spawn_blocking(move || check_topics(member.consumer.client(), &[member.topic_name]))
+            .await
+            .unwrap_or_else(|error| Err(LogError::away("check", error)))
+    }
+
+    /// Leaves the group, so that others take over at once. Claims end here.
+    pub async fn close(self) {
+        let KafkaConsumer { member, thread, .. } = self;
+        // The thread waits to be the last who has it.
+        drop(member);
+        // It ends in any case; a panic of its has been shown.
+        let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+}
+
+/// The thread that serves the group. It is told to leave when this is dropped.
+struct ServingThread {
+    closing: Arc<AtomicBool>,
+    handle: Option<JoinHandle<()>>,
+}
+
+impl ServingThread {
+    fn start(member: Member) -> io::Result<ServingThread> {
+        let closing = Arc::new(AtomicBool::new(false));
+        let name = format!("kafka {}", member.topic.name());
+        let handle = thread::Builder::new().name(name).spawn({
+            let closing = Arc::clone(&closing);
+            move || member.serve(&closing)
+        })?;
+        Ok(ServingThread { closing, handle: Some(handle) })
+    }
+
+    fn join(mut self) -> thread::Result<()> {
+        self.closing.store(true, Ordering::Relaxed);
+        self.handle.take().map_or(Ok(()), JoinHandle::join)
+    }
+}
+
+impl Drop for ServingThread {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A member of the group, for those who share it: the thread that serves it, commits, the reader.
+#[derive(Clone)]
+struct Member {
+    topic: Topic,
+    topic_name: String,
+    consumer: Arc<BaseConsumer<Group>>,
+    assignment: Arc<Assignment>,
+}
+
+impl Member {
+    /// Serves the group until `closing`, then leaves it.
+    fn serve(self, closing: &AtomicBool) {
+        while !closing.load(Ordering::Relaxed) {
+            self.poll();
+        }
+        self.consumer.unsubscribe();
+        let end = Instant::now() + LEAVE_TIMEOUT;
+        while !self.assignment.claims().is_empty() && Instant::now() < end {
+            self.poll();
+        }
+        // Lets go of the queues, too, which hold the consumer. Whoever has it last closes it, and waits: not a caller.
+        self.assignment.revoke(None, "revoked");
+        while Arc::strong_count(&self.consumer) > 1 && Instant::now() < end {
+            thread::sleep(LAST_HOLDER_PAUSE);
+        }
+    }
+
+    /// Serves what has come up: rebalances, errors, statistics. Records come through their partitions' queues.
+    fn poll(&self) {
+        match self.consumer.poll(POLL) {
+            None => {}
+            Some(Err(error)) => self.assignment.report(error),
+            // To drop it would be to skip it.
+            Some(Ok(_)) => self.assignment.break_off("a record came past its partition's queue".to_owned()),
+        }
+    }
+
+    fn commit(&self, offsets: &[(i32, Claim, i64)]) -> Result<CommitOutcome, LogError> {
+        let gate = self.assignment.pass_gate();
+        let claims = self.assignment.claims();
+        // The broker knows a member that was lost no more, so it would not take these either.
+        let lost = self.consumer.assignment_lost();
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        let mut outcome = CommitOutcome::default();
+        for (partition, claim, offset) in offsets {
+            if lost || claims.get(partition) != Some(claim) {
+                outcome.refused.push(*partition);
+            } else {
+                outcome.done.push(*partition);
+                list.add_partition_offset(&self.topic_name, *partition, Offset::Offset(*offset))
+                    .map_err(|error| request_error("commit", error))?;
+            }
+        }
+        let committed = match outcome.done.len() {
+            0 => Ok(()),
+            _ => self.consumer.commit(&list, CommitMode::Sync),
+        };
+        drop(gate);
+
+        self.count("refused", outcome.refused.len());
+        match committed {
+            Ok(()) => self.count("done", outcome.done.len()),
+            Err(error) if says_lost(&error) => {
+                self.count("refused", outcome.done.len());
+                outcome.refused.append(&mut outcome.done);
+            }
+            Err(error) => {
+                self.count("failed", outcome.done.len());
+                return Err(request_error("commit", error));
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn count(&self, outcome: &str, partitions: usize) {
+        COMMITS.with_label_values(&[self.topic.name(), outcome]).inc_by(partitions as u64);
+    }
+}
+
+/// Whether the broker says that this member is none any more: its claims are about to end. A generation that
+/// has passed is no such sign: it comes in the middle of a rebalance, too, which the claims may survive.
+fn says_lost(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::UnknownMemberId
+                | RDKafkaErrorCode::FencedInstanceId
+                | RDKafkaErrorCode::AssignmentLost
+        )
+    )
+}

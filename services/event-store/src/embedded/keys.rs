@@ -1,0 +1,153 @@
+//! Keys in the order in which they are read. Ids have no NUL in them, so a NUL ends one, and no id that begins like another
+//! gets into its range; numbers are big-endian, instants with their sign bit turned.
+
+use std::ops::Range;
+
+use timeline::reference::ReferenceKey;
+use timeline::row::RowKey;
+use timeline::{AccountId, EventType, Id, Position, Span, TimelineId, Timestamp};
+
+/// Account, subject, part, type, time, event id: all rows of a type in a span are one range.
+pub(super) fn row(timeline: &TimelineId, part: u32, key: &RowKey) -> Vec<u8> {
+    with_position(rows_of(timeline, part, key.event_type), &key.position)
+}
+
+/// The range of the rows of one type in `span`.
+pub(super) fn rows(timeline: &TimelineId, part: u32, event_type: EventType, span: &Span) -> Range<Vec<u8>> {
+    let rows = rows_of(timeline, part, event_type);
+    with_position(rows.clone(), &span.from)..with_position(rows, &span.until)
+}
+
+/// Where a row stands, from its key; `None` where it is no key of ours.
+pub(super) fn position_of(row: &[u8], timeline: &TimelineId) -> Option<Position> {
+    let timeline_length = prefix(timeline).len();
+    let (at, id) = row.get(timeline_length + 5..)?.split_first_chunk()?;
+    let id = std::str::from_utf8(id).ok()?;
+    Some(Position { at: Timestamp((u64::from_be_bytes(*at) ^ SIGN).cast_signed()), id: id.into() })
+}
+
+/// Account, subject, cell.
+pub(super) fn tally(timeline: &TimelineId, cell: u32) -> Vec<u8> {
+    let mut key = prefix(timeline);
+    key.extend(cell.to_be_bytes());
+    key
+}
+
+/// Account, message.
+pub(super) fn send(account: &AccountId, message: &Id) -> Vec<u8> {
+    texts(b's', [account.as_str(), message.as_str()])
+}
+
+/// Account, message, time, event id.
+pub(super) fn waiting(account: &AccountId, message: &Id, at: Timestamp, id: &Id) -> Vec<u8> {
+    let mut key = waiting_of(account, message);
+    key.extend(ordered(at));
+    key.extend_from_slice(id.as_str().as_bytes());
+    key
+}
+
+/// The beginning of the keys of the events that wait for one message.
+pub(super) fn waiting_of(account: &AccountId, message: &Id) -> Vec<u8> {
+    texts(b'w', [account.as_str(), message.as_str()])
+}
+
+/// Account, kind, id.
+pub(super) fn reference(key: &ReferenceKey) -> Vec<u8> {
+    texts(b'r', [key.account.as_str(), key.kind.name(), key.id.as_str()])
+}
+
+/// Account, subject.
+pub(super) fn known(timeline: &TimelineId) -> Vec<u8> {
+    texts(b'k', [timeline.account.as_str(), &timeline.subject.to_string()])
+}
+
+/// Scope.
+pub(super) fn epoch(scope: &str) -> Vec<u8> {
+    texts(b'e', [scope])
+}
+
+/// Key id; with an empty one, the beginning of all.
+pub(super) fn api_key(id: &str) -> Vec<u8> {
+    [b"a", id.as_bytes()].concat()
+}
+
+/// The offset that was committed.
+pub(super) const COMMITTED_OFFSET: &[u8] = b"o";
+
+/// What turns the sign bit.
+const SIGN: u64 = 1 << 63;
+
+fn rows_of(timeline: &TimelineId, part: u32, event_type: EventType) -> Vec<u8> {
+    let mut key = prefix(timeline);
+    key.extend(part.to_be_bytes());
+    key.push(event_type as u8);
+    key
+}
+
+fn with_position(mut key: Vec<u8>, position: &Position) -> Vec<u8> {
+    key.extend(ordered(position.at));
+    key.extend_from_slice(position.id.as_bytes());
+    key
+}
+
+fn prefix(timeline: &TimelineId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(192);
+    key.extend_from_slice(timeline.account.as_str().as_bytes());
+    key.push(0);
+    key.extend_from_slice(timeline.subject.to_string().as_bytes());
+    key.push(0);
+    key
+}
+
+fn ordered(at: Timestamp) -> [u8; 8] {
+    (at.0.cast_unsigned() ^ SIGN).to_be_bytes()
+}
+
+fn texts<const COUNT: usize>(table: u8, texts: [&str; COUNT]) -> Vec<u8> {
+    let mut key = vec![table];
+    for text in texts {
+        key.extend_from_slice(text.as_bytes());
+        key.push(0);
+    }
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn campaign(account: &str, id: &str) -> TimelineId {
+        TimelineId::campaign(&AccountId::parse(account).expect("valid"), &Id::parse(id).expect("valid"))
+    }
+
+    fn position() -> impl Strategy<Value = Position> {
+        (any::<i64>(), "[A-Za-z0-9_.:-]{1,64}")
+            .prop_map(|(at, id)| Position { at: Timestamp(at), id: id.into() })
+    }
+
+    proptest! {
+        #[test]
+        fn keys_are_in_the_order_of_positions(one in position(), other in position()) {
+            let timeline = campaign("a", "c");
+            let key = |position: &Position| row(&timeline, 7, &RowKey { position: position.clone(), event_type: EventType::Opened });
+            prop_assert_eq!(key(&one).cmp(&key(&other)), one.cmp(&other));
+            prop_assert_eq!(position_of(&key(&one), &timeline), Some(one));
+        }
+    }
+
+    #[test]
+    fn a_timeline_that_begins_like_another_is_out_of_its_range() {
+        let range = rows(&campaign("a", "c"), 0, EventType::Sent, &Span::all());
+        let key = RowKey { position: Position::at_start_of(Timestamp(0)), event_type: EventType::Sent };
+        assert!(range.contains(&row(&campaign("a", "c"), 0, &key)));
+        for (timeline, part) in [
+            (campaign("a", "c1"), 0),
+            (campaign("a", "c.1"), 0),
+            (campaign("a.c", "c"), 0),
+            (campaign("a", "c"), 1),
+        ] {
+            assert!(!range.contains(&row(&timeline, part, &key)), "{timeline:?} {part}");
+        }
+    }
+}

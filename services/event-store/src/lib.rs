@@ -1,0 +1,248 @@
+//! Where projections live: [`scylla`] in production, [`embedded`] in `backstamp dev`. Both keep [`EventStore`]'s promises;
+//! one conformance suite ([`conformance`]) holds them to it.
+
+pub mod conformance;
+pub mod embedded;
+pub mod scylla;
+
+use std::fmt;
+
+use timeline::key::KeyRecord;
+use timeline::reference::{Reference, ReferenceKey};
+use timeline::row::RowKey;
+use timeline::send::SendFacts;
+use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
+
+/// A store of rows, tallies and the facts that ingest needs.
+///
+/// Every write is idempotent and *last write wins by its stamp*: of two writes of one cell the one with the greater stamp
+/// stays, in whatever order they arrive; where stamps are equal one of the two stays. A write that was answered is seen by
+/// every read that begins after it; one that failed may or may not have landed, now or later. Nothing here retries beyond a
+/// single request: callers do.
+#[async_trait::async_trait]
+pub trait EventStore: Send + Sync + 'static {
+    /// Writes rows. What has expired at `now` is left out; a row that is written disappears after its `expires_at`.
+    async fn write_rows(&self, now: Timestamp, groups: &[RowGroup]) -> Result<(), StoreError>;
+
+    /// Deletes rows: whatever was written of them with a stamp up to the one given.
+    async fn delete_rows(
+        &self,
+        timeline: &TimelineId,
+        part: u32,
+        keys: &[RowKey],
+        stamp: i64,
+    ) -> Result<(), StoreError>;
+
+    /// The rows of `types` in `span` of one part of a timeline, newest first (then by type). The caller knows
+    /// from its tallies that they are few. `body` is empty where `columns` are only keys.
+    async fn read_rows(
+        &self,
+        timeline: &TimelineId,
+        part: u32,
+        types: TypeSet,
+        span: &Span,
+        columns: Columns,
+    ) -> Result<Vec<StoredRow>, StoreError>;
+
+    /// Writes cells of one timeline's tree, all or none of them visible at once.
+    async fn write_tallies(&self, tallies: &TallyWrite) -> Result<(), StoreError>;
+
+    /// The cells of one timeline's tree under `cells`, in their order.
+    async fn read_tallies(
+        &self,
+        timeline: &TimelineId,
+        cells: &[u32],
+    ) -> Result<Vec<Option<Vec<u8>>>, StoreError>;
+
+    /// Remembers what sends knew.
+    async fn write_sends(&self, now: Timestamp, sends: &[SendWrite]) -> Result<(), StoreError>;
+
+    /// What the sends of `messages` knew, in their order.
+    async fn read_sends(&self, messages: &[(AccountId, Id)]) -> Result<Vec<Option<SendFacts>>, StoreError>;
+
+    /// Puts events to wait for their send.
+    async fn put_waiting(&self, now: Timestamp, waiting: &[Waiting]) -> Result<(), StoreError>;
+
+    /// The events that wait for the sends of `messages`, in no particular order.
+    async fn read_waiting(&self, messages: &[(AccountId, Id)]) -> Result<Vec<Waiting>, StoreError>;
+
+    /// Takes events off the list of the waiting.
+    async fn remove_waiting(&self, waiting: &[Waiting]) -> Result<(), StoreError>;
+
+    /// Writes references. An absent name or address stays what it was; `deleted` is written each time.
+    async fn write_references(&self, references: &[ReferenceWrite]) -> Result<(), StoreError>;
+
+    /// References by key, in their order.
+    async fn read_references(
+        &self,
+        keys: &[ReferenceKey],
+    ) -> Result<Vec<Option<StoredReference>>, StoreError>;
+
+    /// Remembers for ever that these timelines exist.
+    async fn mark_known(&self, timelines: &[TimelineId]) -> Result<(), StoreError>;
+
+    /// Whether a timeline was ever marked as known.
+    async fn is_known(&self, timeline: &TimelineId) -> Result<bool, StoreError>;
+
+    /// A number greater than every one given before for `scope` (`{topic}/{partition}`), from 1.
+    async fn take_epoch(&self, scope: &str) -> Result<u64, StoreError>;
+
+    /// Writes a key's record whole.
+    async fn write_key(&self, key: &KeyRecord) -> Result<(), StoreError>;
+
+    /// The key with that id.
+    async fn read_key(&self, id: &str) -> Result<Option<KeyRecord>, StoreError>;
+
+    /// Every key, in no particular order.
+    async fn list_keys(&self) -> Result<Vec<KeyRecord>, StoreError>;
+
+    /// Whether the store answers and has the tables that this program needs.
+    async fn check(&self) -> Result<(), StoreError>;
+}
+
+/// Which columns of a row are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Columns {
+    /// Position and type only.
+    Keys,
+    /// Everything.
+    All,
+}
+
+/// Rows for one part of one timeline.
+#[derive(Clone, Debug)]
+pub struct RowGroup {
+    /// Whose history.
+    pub timeline: TimelineId,
+    /// Which part of it: a timeline's rows are spread over parts, so that no partition of the store grows without bound.
+    pub part: u32,
+    /// The rows.
+    pub rows: Vec<RowWrite>,
+}
+
+/// A row to write.
+#[derive(Clone, Debug)]
+pub struct RowWrite {
+    /// Where it stands and what it is.
+    pub key: RowKey,
+    /// The write timestamp, in microseconds.
+    pub stamp: i64,
+    /// When the row may disappear.
+    pub expires_at: Timestamp,
+    /// The stored form of its [`timeline::RowBody`].
+    pub body: Vec<u8>,
+}
+
+/// A row as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRow {
+    /// Where it stands and what it is.
+    pub key: RowKey,
+    /// The stored form of its [`timeline::RowBody`].
+    pub body: Vec<u8>,
+}
+
+/// Cells of one timeline's tree.
+#[derive(Clone, Debug)]
+pub struct TallyWrite {
+    /// Whose tree.
+    pub timeline: TimelineId,
+    /// When they were counted: an owner's epoch and its counter, as a write timestamp.
+    pub stamp: i64,
+    /// How long they are kept, in seconds.
+    pub ttl_s: u32,
+    /// The cells by number: 0 is the root.
+    pub cells: Vec<(u32, Vec<u8>)>,
+}
+
+/// What one send knew.
+#[derive(Clone, Debug)]
+pub struct SendWrite {
+    /// The sender's account.
+    pub account: AccountId,
+    /// The message.
+    pub message: Id,
+    /// What it knew.
+    pub facts: SendFacts,
+    /// The write timestamp, greater for earlier records: of two sends of one message the earlier stays.
+    pub stamp: i64,
+    /// When the facts may be forgotten.
+    pub expires_at: Timestamp,
+}
+
+/// An event that waits for its send. Known by account, message, `at` and id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The sender's account.
+    pub account: AccountId,
+    /// The message whose send it waits for.
+    pub message: Id,
+    /// When the event occurred.
+    pub at: Timestamp,
+    /// The event's id.
+    pub id: Id,
+    /// The raw event, as it came.
+    pub event: Vec<u8>,
+    /// The broker's timestamp of the record that brought it.
+    pub appended_at: Timestamp,
+    /// When it stops waiting.
+    pub expires_at: Timestamp,
+}
+
+/// A reference to write.
+#[derive(Clone, Debug)]
+pub struct ReferenceWrite {
+    /// What changes.
+    pub reference: Reference,
+    /// The write timestamp, in microseconds, greater for later records.
+    pub stamp: i64,
+}
+
+/// A reference as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct StoredReference {
+    /// The current or last name.
+    pub name: Option<Box<str>>,
+    /// The latest address.
+    pub email: Option<Box<str>>,
+    /// Whether it is deleted.
+    pub deleted: bool,
+}
+
+/// A request to the store that failed: away, overloaded, timed out, or holding what we did not write.
+#[derive(Debug, thiserror::Error)]
+#[error("the store failed at {statement}")]
+pub struct StoreError {
+    /// Which statement: a short name, fit for a metric label.
+    pub statement: &'static str,
+    /// Why.
+    #[source]
+    pub cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl StoreError {
+    /// A failure of `statement`.
+    pub fn new(
+        statement: &'static str,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> StoreError {
+        StoreError { statement, cause: cause.into() }
+    }
+
+    /// The failure and its causes in one line, for a log.
+    pub fn chain(&self) -> impl fmt::Display + '_ {
+        struct Chain<'a>(&'a StoreError);
+        impl fmt::Display for Chain<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)?;
+                let mut cause = std::error::Error::source(self.0);
+                while let Some(error) = cause {
+                    write!(f, ": {error}")?;
+                    cause = error.source();
+                }
+                Ok(())
+            }
+        }
+        Chain(self)
+    }
+}

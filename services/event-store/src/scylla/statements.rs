@@ -1,0 +1,192 @@
+//! Every statement that the store executes, prepared once.
+
+use ::scylla::client::session::Session;
+use ::scylla::statement::Consistency;
+use ::scylla::statement::prepared::PreparedStatement;
+use futures::future;
+
+use crate::StoreError;
+
+/// How many rows come in one answer; more are fetched page by page.
+const PAGE_ROWS: i32 = 5000;
+
+/// A prepared statement.
+pub(super) struct Statement {
+    /// A short name, fit for a metric label.
+    pub(super) name: &'static str,
+    pub(super) prepared: PreparedStatement,
+}
+
+/// The statements that read rows, for each shape of [`super::spans::Slice`].
+pub(super) struct ReadRows {
+    pub(super) times: Statement,
+    pub(super) ids_from: Statement,
+    pub(super) ids_until: Statement,
+    pub(super) ids: Statement,
+}
+
+/// Every statement that the store executes.
+pub(super) struct Statements {
+    pub(super) write_row: Statement,
+    pub(super) delete_row: Statement,
+    pub(super) read_rows: ReadRows,
+    pub(super) read_row_keys: ReadRows,
+    pub(super) write_tally: Statement,
+    pub(super) read_tallies: Statement,
+    pub(super) write_send: Statement,
+    pub(super) read_send: Statement,
+    pub(super) put_waiting: Statement,
+    pub(super) read_waiting: Statement,
+    pub(super) remove_waiting: Statement,
+    pub(super) write_reference: Statement,
+    pub(super) read_reference: Statement,
+    pub(super) mark_known: Statement,
+    pub(super) is_known: Statement,
+    pub(super) read_epoch: Statement,
+    pub(super) insert_epoch: Statement,
+    pub(super) update_epoch: Statement,
+    pub(super) write_key: Statement,
+    pub(super) read_key: Statement,
+    pub(super) list_keys: Statement,
+}
+
+impl Statements {
+    /// Prepares them all. Tables are named with their keyspace: a prepared statement then means the same on every connection.
+    pub(super) async fn prepare(session: &Session, keyspace: &str) -> Result<Statements, StoreError> {
+        let prepare = |name, cql: &str| {
+            let cql = cql.replace("keyspace.", &format!("{keyspace}."));
+            Box::pin(prepare(session, name, cql))
+        };
+        let rows = |name, columns: &str| {
+            let select = |cut: &str| {
+                let select = "FROM keyspace.timeline_rows WHERE account_id = ? AND subject = ? AND part = ? AND type IN ?";
+                prepare(name, &format!("SELECT {columns} {select} AND {cut}"))
+            };
+            future::try_join4(
+                select("occurred_at >= ? AND occurred_at <= ?"),
+                select("occurred_at = ? AND event_id >= ?"),
+                select("occurred_at = ? AND event_id < ?"),
+                select("occurred_at = ? AND event_id >= ? AND event_id < ?"),
+            )
+        };
+        let (times, ids_from, ids_until, ids) =
+            rows("read_rows", "type, occurred_at, event_id, body").await?;
+        let read_rows = ReadRows { times, ids_from, ids_until, ids };
+        let (times, ids_from, ids_until, ids) = rows("read_row_keys", "type, occurred_at, event_id").await?;
+        let read_row_keys = ReadRows { times, ids_from, ids_until, ids };
+        let mut statements = Statements {
+            read_rows,
+            read_row_keys,
+            write_row: prepare(
+                "write_rows",
+                "INSERT INTO keyspace.timeline_rows (account_id, subject, part, type, occurred_at, event_id, body)
+                 VALUES (?, ?, ?, ?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?",
+            )
+            .await?,
+            delete_row: prepare(
+                "delete_rows",
+                "DELETE FROM keyspace.timeline_rows USING TIMESTAMP ? WHERE account_id = ? AND subject = ? AND part = ?
+                 AND type = ? AND occurred_at = ? AND event_id = ?",
+            )
+            .await?,
+            write_tally: prepare(
+                "write_tallies",
+                "INSERT INTO keyspace.tallies (account_id, subject, cell, bytes) VALUES (?, ?, ?, ?)
+                 USING TTL ? AND TIMESTAMP ?",
+            )
+            .await?,
+            read_tallies: prepare(
+                "read_tallies",
+                "SELECT cell, bytes FROM keyspace.tallies WHERE account_id = ? AND subject = ? AND cell IN ?",
+            )
+            .await?,
+            write_send: prepare(
+                "write_sends",
+                "INSERT INTO keyspace.sends (account_id, message_id, facts) VALUES (?, ?, ?) USING TTL ? AND TIMESTAMP ?",
+            )
+            .await?,
+            read_send: prepare(
+                "read_sends",
+                "SELECT facts FROM keyspace.sends WHERE account_id = ? AND message_id = ?",
+            )
+            .await?,
+            put_waiting: prepare(
+                "put_waiting",
+                "INSERT INTO keyspace.waiting (account_id, message_id, occurred_at, event_id, event, appended_at, expires_at)
+                 VALUES (?, ?, ?, ?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?",
+            )
+            .await?,
+            read_waiting: prepare(
+                "read_waiting",
+                "SELECT occurred_at, event_id, event, appended_at, expires_at FROM keyspace.waiting
+                 WHERE account_id = ? AND message_id = ?",
+            )
+            .await?,
+            remove_waiting: prepare(
+                "remove_waiting",
+                "DELETE FROM keyspace.waiting USING TIMESTAMP ? WHERE account_id = ? AND message_id = ?
+                 AND occurred_at = ? AND event_id = ?",
+            )
+            .await?,
+            write_reference: prepare(
+                "write_references",
+                "INSERT INTO keyspace.refs (account_id, kind, id, name, email, deleted) VALUES (?, ?, ?, ?, ?, ?)
+                 USING TIMESTAMP ?",
+            )
+            .await?,
+            read_reference: prepare(
+                "read_references",
+                "SELECT name, email, deleted FROM keyspace.refs WHERE account_id = ? AND kind = ? AND id = ?",
+            )
+            .await?,
+            mark_known: prepare(
+                "mark_known",
+                "INSERT INTO keyspace.known_timelines (account_id, subject) VALUES (?, ?)",
+            )
+            .await?,
+            is_known: prepare(
+                "is_known",
+                "SELECT subject FROM keyspace.known_timelines WHERE account_id = ? AND subject = ?",
+            )
+            .await?,
+            read_epoch: prepare("take_epoch", "SELECT epoch FROM keyspace.epochs WHERE scope = ?").await?,
+            insert_epoch: prepare(
+                "take_epoch",
+                "INSERT INTO keyspace.epochs (scope, epoch) VALUES (?, ?) IF NOT EXISTS",
+            )
+            .await?,
+            update_epoch: prepare(
+                "take_epoch",
+                "UPDATE keyspace.epochs SET epoch = ? WHERE scope = ? IF epoch = ?",
+            )
+            .await?,
+            write_key: prepare(
+                "write_key",
+                "INSERT INTO keyspace.api_keys (key_id, digest, account_id, permissions, created_at, expires_at, revoked_at)
+                 VALUES (?, ?, ?, ?, ?, ?, ?)",
+            )
+            .await?,
+            read_key: prepare(
+                "read_key",
+                "SELECT key_id, digest, account_id, permissions, created_at, expires_at, revoked_at
+                 FROM keyspace.api_keys WHERE key_id = ?",
+            )
+            .await?,
+            list_keys: prepare(
+                "list_keys",
+                "SELECT key_id, digest, account_id, permissions, created_at, expires_at, revoked_at FROM keyspace.api_keys",
+            )
+            .await?,
+        };
+        // Sees every conditional write that was answered, and finishes one that was left half done.
+        statements.read_epoch.prepared.set_consistency(Consistency::Serial);
+        Ok(statements)
+    }
+}
+
+async fn prepare(session: &Session, name: &'static str, cql: String) -> Result<Statement, StoreError> {
+    let mut prepared = session.prepare(cql).await.map_err(|error| StoreError::new(name, error))?;
+    prepared.set_is_idempotent(true);
+    prepared.set_page_size(PAGE_ROWS);
+    Ok(Statement { name, prepared })
+}

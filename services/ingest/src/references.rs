@@ -1,0 +1,71 @@
+//! References: stored as they come, the later record winning.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use event_store::{EventStore, ReferenceWrite};
+use telemetry::metrics;
+use timeline::reference::{Kind, Reference, decode_reference};
+use timeline::{Refusal, TimelineId, Timestamp, id};
+
+use crate::retry::until_done;
+
+/// One message of `mail.references`.
+#[derive(Clone, Copy, Debug)]
+pub struct RawReference<'a> {
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value; empty deletes.
+    pub value: Option<&'a [u8]>,
+    /// Its offset.
+    pub offset: i64,
+    /// The broker's timestamp.
+    pub appended_at: Timestamp,
+}
+
+/// Stores a batch; returns the messages that are no references. Tries without end.
+pub async fn store_references(
+    store: &Arc<dyn EventStore>,
+    records: &[RawReference<'_>],
+) -> Vec<(usize, Refusal)> {
+    let (mut writes, mut known, mut refused) = (Vec::new(), BTreeSet::new(), Vec::new());
+    for (index, record) in records.iter().enumerate() {
+        match decode_reference(record.key, record.value) {
+            Ok(reference) => {
+                known.extend(timeline_of(&reference));
+                // Records of one key come in order, mostly in different milliseconds; within one their offsets tell them apart.
+                let stamp = record.appended_at.0 * 1000 + record.offset.rem_euclid(1000);
+                writes.push(ReferenceWrite { reference, stamp });
+            }
+            Err(refusal) => {
+                metrics::REFERENCES.with_label_values(&["dead_letter"]).inc();
+                metrics::DEAD_LETTERS.with_label_values(&[refusal.code]).inc();
+                refused.push((index, refusal));
+            }
+        }
+    }
+    if !known.is_empty() {
+        let known: Vec<TimelineId> = known.into_iter().collect();
+        until_done("mark_known", || store.mark_known(&known)).await;
+    }
+    if !writes.is_empty() {
+        until_done("write_references", || store.write_references(&writes)).await;
+        metrics::REFERENCES.with_label_values(&["stored"]).inc_by(writes.len() as u64);
+    }
+    refused
+}
+
+/// A campaign or a contact exists once its reference was taken in; that it is deleted says nothing new.
+fn timeline_of(reference: &Reference) -> Option<TimelineId> {
+    if reference.deleted {
+        return None;
+    }
+    let key = &reference.key;
+    match key.kind {
+        Kind::Campaign => Some(TimelineId::campaign(&key.account, &key.id)),
+        Kind::Contact => {
+            id::parse_uuid(key.id.as_str()).map(|contact| TimelineId::contact(&key.account, contact))
+        }
+        Kind::Automation | Kind::List => None,
+    }
+}

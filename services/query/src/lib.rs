@@ -1,0 +1,115 @@
+//! The two endpoints: a campaign's event stream and a contact's timeline.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`read`] | one page of a timeline and its exact total |
+//! | `campaign_events`, `contact_events` | an endpoint each: parameters, handler, rows, tests |
+//! | `params` | the parameters of a query |
+//! | `links` | the `Link` header |
+//! | `names` | what references say now |
+//! | `known` | which campaigns and contacts exist |
+
+mod campaign_events;
+mod contact_events;
+mod known;
+mod links;
+mod names;
+mod params;
+pub mod read;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{HeaderMap, Uri, header};
+use axum::response::{IntoResponse, Response};
+use edge::{Clock, Door, Problem, Style};
+use event_store::EventStore;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use telemetry::metrics::{PAGES, ROWS_READ, ROWS_SERVED};
+use timeline::key::Permission;
+use timeline::time::DAY_MS;
+use timeline::{TimelineId, Timestamp};
+
+use crate::known::Known;
+use crate::names::Names;
+use crate::params::Paging;
+use crate::read::{Page, PageRequest, read_page};
+
+/// All routes, behind `door`.
+pub fn router(query: Arc<Query>, door: &Door) -> Router {
+    let campaign = || door.reading(Style::Campaign, Permission::CampaignsRead, campaign_events::list);
+    let contact = || door.reading(Style::Contact, Permission::ContactsRead, contact_events::list);
+    Router::new()
+        .route("/v1/campaigns/{id}/events", campaign())
+        .route("/functions/v1/api-gateway/v1/campaigns/{id}/events", campaign())
+        .route("/contacts/{uuid}/events", contact())
+        .route("/api/v1/contacts/{uuid}/events", contact())
+        .with_state(query)
+}
+
+/// What both endpoints read from.
+pub struct Query {
+    store: Arc<dyn EventStore>,
+    clock: Clock,
+    retention_days: u32,
+    known: Known,
+    names: Names,
+}
+
+impl Query {
+    /// Reads from `store` what happened in the last `retention_days` days.
+    pub fn new(store: Arc<dyn EventStore>, clock: Clock, retention_days: u32) -> Query {
+        Query {
+            known: Known::new(store.clone()),
+            names: Names::new(store.clone(), clock.clone()),
+            store,
+            clock,
+            retention_days,
+        }
+    }
+
+    /// The first millisecond that shows now. Rows and totals of one answer are cut at the same.
+    fn oldest_shown(&self) -> Timestamp {
+        (self.clock)().minus_ms(i64::from(self.retention_days) * DAY_MS)
+    }
+
+    /// Reads a page, and counts it for `endpoint`.
+    async fn read(
+        &self,
+        endpoint: &'static str,
+        timeline: &TimelineId,
+        request: &PageRequest,
+    ) -> Result<Page, Problem> {
+        let page = read_page(self.store.as_ref(), timeline, request).await?;
+        PAGES.with_label_values(&[endpoint, page.by]).inc();
+        ROWS_READ.with_label_values(&[endpoint]).inc_by(page.rows_read);
+        ROWS_SERVED.with_label_values(&[endpoint]).inc_by(page.rows.len() as u64);
+        Ok(page)
+    }
+}
+
+/// The answer `body`, one page of `total` rows at `uri`.
+fn answer(body: &impl Serialize, uri: &Uri, paging: Paging, total: u64) -> Result<Response, Problem> {
+    let body = serde_json::to_vec(body).map_err(|error| {
+        tracing::error!(%error, "a page could not be written");
+        Problem::Internal
+    })?;
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    if let Some(links) = links::links(uri, paging, total) {
+        headers.insert(header::LINK, links);
+    }
+    Ok((headers, body).into_response())
+}
+
+/// A JSON object as it is stored, to be served as it is.
+fn stored_object(text: &str) -> Result<&RawValue, Problem> {
+    let object = serde_json::from_str::<&RawValue>(text).ok().filter(|object| object.get().starts_with('{'));
+    object.ok_or_else(|| {
+        tracing::error!("a stored row holds text that is no JSON object");
+        Problem::Unavailable
+    })
+}

@@ -1,0 +1,8 @@
+//! What every service tells about itself — [`metrics`], [`logs`], [`health`], and the [`ops`] routes that show them — and how
+//! it stops: [`shutdown`].
+
+pub mod health;
+pub mod logs;
+pub mod metrics;
+pub mod ops;
+pub mod shutdown;

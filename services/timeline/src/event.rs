@@ -1,0 +1,675 @@
+//! Raw events, as mail senders publish them to `mail.events`: one JSON object a message.
+//!
+//! [`decode_event`] is bytes in, [`Event`] or [`Refusal`] out. A refusal has a stable code and a message that names
+//! the field and what was expected; the message's bytes go to the dead-letter topic as they came.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::id::{self, AccountId, Id};
+use crate::time::{self, DAY_MS, Timestamp};
+
+/// The largest message, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// The largest `metadata` object, in bytes without white space.
+pub const METADATA_BYTES_MAX: usize = 8 * 1024;
+/// How deep `metadata` may nest.
+pub const METADATA_DEPTH_MAX: u32 = 64;
+/// How far ahead of its broker timestamp an event may have occurred, in milliseconds.
+pub const AHEAD_MS_MAX: i64 = DAY_MS;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "named as the references name them")]
+pub enum EventType {
+    Sent = 0,
+    Delivered = 1,
+    Opened = 2,
+    Clicked = 3,
+    Replied = 4,
+    Bounced = 5,
+    Complained = 6,
+    Subscribed = 7,
+    Unsubscribed = 8,
+    GloballyUnsubscribed = 9,
+    GloballyResubscribed = 10,
+    AutomationUnsubscribed = 11,
+    Purchased = 12,
+    Created = 13,
+    Imported = 14,
+}
+
+use EventType::*;
+
+impl EventType {
+    /// Every type, by its number.
+    pub const ALL: [EventType; 15] = [
+        Sent,
+        Delivered,
+        Opened,
+        Clicked,
+        Replied,
+        Bounced,
+        Complained,
+        Subscribed,
+        Unsubscribed,
+        GloballyUnsubscribed,
+        GloballyResubscribed,
+        AutomationUnsubscribed,
+        Purchased,
+        Created,
+        Imported,
+    ];
+
+    /// The type of a raw event's `type`: the sender's name or the one that the endpoints show.
+    pub fn from_raw(name: &str) -> Option<EventType> {
+        Some(match name {
+            "send" | "sent" => Sent,
+            "delivery" | "delivered" => Delivered,
+            "open" | "opened" => Opened,
+            "click" | "clicked" => Clicked,
+            "reply" | "replied" => Replied,
+            "bounce" | "bounced" => Bounced,
+            "complaint" | "complained" => Complained,
+            "subscribe" | "subscribed" => Subscribed,
+            "unsubscribe" | "unsubscribed" => Unsubscribed,
+            "global_unsubscribe" | "globally_unsubscribed" => GloballyUnsubscribed,
+            "global_resubscribe" | "globally_resubscribed" => GloballyResubscribed,
+            "automation_unsubscribe" | "automation_unsubscribed" => AutomationUnsubscribed,
+            "purchase" | "purchased" => Purchased,
+            "create" | "created" => Created,
+            "import" | "imported" => Imported,
+            _ => return None,
+        })
+    }
+
+    /// The name that the contact timeline shows.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sent => "sent",
+            Delivered => "delivered",
+            Opened => "opened",
+            Clicked => "clicked",
+            Replied => "replied",
+            Bounced => "bounced",
+            Complained => "complained",
+            Subscribed => "subscribed",
+            Unsubscribed => "unsubscribed",
+            GloballyUnsubscribed => "globally_unsubscribed",
+            GloballyResubscribed => "globally_resubscribed",
+            AutomationUnsubscribed => "automation_unsubscribed",
+            Purchased => "purchased",
+            Created => "created",
+            Imported => "imported",
+        }
+    }
+
+    /// The name that the campaign stream shows: every opt-out is `unsubscribed`.
+    pub fn campaign_name(self) -> &'static str {
+        match self {
+            GloballyUnsubscribed | AutomationUnsubscribed => Unsubscribed.name(),
+            other => other.name(),
+        }
+    }
+
+    /// The type of a stored number.
+    pub fn from_number(number: u8) -> Option<EventType> {
+        EventType::ALL.get(usize::from(number)).copied()
+    }
+}
+
+/// A set of event types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
+pub struct TypeSet(u16);
+
+impl TypeSet {
+    /// Every type.
+    pub const ALL: TypeSet = TypeSet((1 << EventType::ALL.len()) - 1);
+    /// What the campaign stream shows.
+    pub const CAMPAIGN: TypeSet = TypeSet::of(&[
+        Sent,
+        Delivered,
+        Opened,
+        Clicked,
+        Replied,
+        Bounced,
+        Complained,
+        Unsubscribed,
+        GloballyUnsubscribed,
+        AutomationUnsubscribed,
+    ]);
+    /// What the contact timeline shows.
+    pub const CONTACT: TypeSet = TypeSet(TypeSet::ALL.0 & !TypeSet::of(&[Replied, Complained]).0);
+
+    /// The set of `types`.
+    pub const fn of(types: &[EventType]) -> TypeSet {
+        let (mut bits, mut at) = (0, 0);
+        while at < types.len() {
+            bits |= 1 << types[at] as u16;
+            at += 1;
+        }
+        TypeSet(bits)
+    }
+
+    /// Whether `event_type` is in the set.
+    pub fn contains(self, event_type: EventType) -> bool {
+        self.0 & (1 << event_type as u16) != 0
+    }
+
+    /// The set with `event_type`.
+    #[must_use]
+    pub fn with(self, event_type: EventType) -> TypeSet {
+        TypeSet(self.0 | 1 << event_type as u16)
+    }
+
+    /// The types in either set.
+    #[must_use]
+    pub fn or(self, other: TypeSet) -> TypeSet {
+        TypeSet(self.0 | other.0)
+    }
+
+    /// The types in both sets.
+    #[must_use]
+    pub fn and(self, other: TypeSet) -> TypeSet {
+        TypeSet(self.0 & other.0)
+    }
+
+    /// Whether the set is empty.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The types in the set, by number.
+    pub fn iter(self) -> impl Iterator<Item = EventType> {
+        EventType::ALL.into_iter().filter(move |event_type| self.contains(*event_type))
+    }
+}
+
+/// A valid raw event.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "named as the wire format names them")]
+pub struct Event {
+    pub account: AccountId,
+    pub id: Id,
+    pub event_type: EventType,
+    pub at: Timestamp,
+    pub contact: Option<Uuid>,
+    pub email: Option<Box<str>>,
+    pub message: Option<Id>,
+    pub campaign: Option<Id>,
+    pub automation: Option<Id>,
+    pub list: Option<Id>,
+    pub step: Option<Id>,
+    pub url: Option<Box<str>>,
+    pub link: Link,
+    pub bounce: Option<Bounce>,
+    pub purchase: Option<Purchase>,
+    /// The `metadata` object as JSON text, as it came.
+    pub metadata: Option<Box<str>>,
+}
+
+/// What a clicked link is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Link {
+    /// Something worth reading.
+    #[default]
+    Content,
+    /// The one-click unsubscribe link (RFC 8058) or the footer's.
+    Unsubscribe,
+    /// The subscription preferences.
+    Preferences,
+}
+
+/// A bounce's classification.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Bounce {
+    /// Permanent (`hard`); otherwise transient (`soft`).
+    pub hard: bool,
+    /// What the receiving server said.
+    pub reason: Option<Box<str>>,
+}
+
+/// What was bought: product identity, never an amount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named as the wire format names them")]
+pub struct Purchase {
+    pub order_uuid: Box<str>,
+    pub product_uuid: Box<str>,
+    pub product_name: Box<str>,
+    pub variant_name: Option<Box<str>>,
+    pub is_subscription: bool,
+}
+
+/// Why a message is no event or reference of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Refusal {
+    /// A stable lower-case code, used as a metric label: see [`code`].
+    pub code: &'static str,
+    /// What, where and what was expected.
+    pub message: String,
+}
+
+/// The codes of a [`Refusal`].
+pub mod code {
+    /// Not UTF-8, not JSON, not an object, or a field twice.
+    pub const MALFORMED_JSON: &str = "malformed_json";
+    /// A required field is not there.
+    pub const MISSING_FIELD: &str = "missing_field";
+    /// A field has the wrong JSON type, syntax or length.
+    pub const INVALID_FIELD: &str = "invalid_field";
+    /// `type` is none of the known ones.
+    pub const UNKNOWN_TYPE: &str = "unknown_type";
+    /// A reference's `kind` is none of the known ones.
+    pub const UNKNOWN_KIND: &str = "unknown_kind";
+    /// `occurred_at` is not RFC 3339 with a zone.
+    pub const INVALID_TIME: &str = "invalid_time";
+    /// `occurred_at` is more than 24 h ahead of the broker's timestamp.
+    pub const TIME_AHEAD: &str = "time_ahead";
+    /// The message is over 64 KiB.
+    pub const TOO_LARGE: &str = "too_large";
+    /// A reference's key names something else than its value.
+    pub const KEY_MISMATCH: &str = "key_mismatch";
+    /// The intake only: the `account_id` is not the key's.
+    pub const FOREIGN_ACCOUNT: &str = "foreign_account";
+}
+
+impl Refusal {
+    /// A refusal with `code`.
+    pub fn new(code: &'static str, message: impl Into<String>) -> Refusal {
+        Refusal { code, message: message.into() }
+    }
+
+    pub(crate) fn missing(field: &str, expected: &str) -> Refusal {
+        Refusal::new(code::MISSING_FIELD, format!("'{field}' is missing: expected {expected}"))
+    }
+
+    pub(crate) fn invalid(field: &str, expected: &str) -> Refusal {
+        Refusal::new(code::INVALID_FIELD, format!("'{field}' is invalid: expected {expected}"))
+    }
+}
+
+/// Decodes one message of `mail.events`, whose broker timestamp is `appended_at`.
+pub fn decode_event(message: &[u8], appended_at: Timestamp) -> Result<Event, Refusal> {
+    if message.len() > MESSAGE_BYTES_MAX {
+        return Err(too_large(message.len()));
+    }
+    let raw: RawEvent<'_> = parse_object(message)?;
+    let account = required("account_id", raw.account_id, AccountId::EXPECTED, AccountId::parse)?;
+    let id = required("id", raw.id, Id::EXPECTED, Id::parse)?;
+    let type_name =
+        text("type", raw.r#type)?.ok_or_else(|| Refusal::missing("type", "an event type, such as open"))?;
+    let event_type = EventType::from_raw(&type_name).ok_or_else(|| {
+        Refusal::new(
+            code::UNKNOWN_TYPE,
+            format!("'type' is unknown: '{}'; expected an event type, such as open", excerpt(&type_name)),
+        )
+    })?;
+    let at = occurred_at(raw.occurred_at, appended_at)?;
+    let contact = optional("contact_id", raw.contact_id, "a UUID (RFC 9562)", id::parse_uuid)?;
+    let message = optional_id("message_id", raw.message_id)?;
+    if contact.is_none() && message.is_none() {
+        return Err(Refusal::missing("contact_id", "a UUID (RFC 9562), unless message_id is given"));
+    }
+    let url = text("url", raw.url)?;
+    if event_type == Clicked && url.is_none() {
+        return Err(Refusal::missing("url", "the clicked link"));
+    }
+    let purchase = purchase(raw.purchase)?;
+    if event_type == Purchased && purchase.is_none() {
+        return Err(Refusal::missing(
+            "purchase",
+            "an object with order_uuid, product_uuid, product_name and is_subscription",
+        ));
+    }
+    Ok(Event {
+        account,
+        id,
+        event_type,
+        at,
+        contact,
+        email: text("email", raw.email)?.filter(|email| !email.is_empty()).map(Into::into),
+        message,
+        campaign: optional_id("campaign_id", raw.campaign_id)?,
+        automation: optional_id("automation_id", raw.automation_id)?,
+        list: optional_id("list_id", raw.list_id)?,
+        step: optional_id("step_id", raw.step_id)?,
+        url: url.map(Into::into),
+        link: link(raw.link)?,
+        bounce: bounce(raw.bounce)?,
+        purchase,
+        metadata: metadata(raw.metadata)?,
+    })
+}
+
+#[derive(Deserialize)]
+struct RawEvent<'a> {
+    #[serde(borrow)]
+    account_id: Option<&'a RawValue>,
+    id: Option<&'a RawValue>,
+    r#type: Option<&'a RawValue>,
+    occurred_at: Option<&'a RawValue>,
+    contact_id: Option<&'a RawValue>,
+    email: Option<&'a RawValue>,
+    message_id: Option<&'a RawValue>,
+    campaign_id: Option<&'a RawValue>,
+    automation_id: Option<&'a RawValue>,
+    list_id: Option<&'a RawValue>,
+    step_id: Option<&'a RawValue>,
+    url: Option<&'a RawValue>,
+    link: Option<&'a RawValue>,
+    bounce: Option<&'a RawValue>,
+    purchase: Option<&'a RawValue>,
+    metadata: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct RawBounce<'a> {
+    #[serde(borrow)]
+    r#type: Option<&'a RawValue>,
+    reason: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct RawPurchase<'a> {
+    #[serde(borrow)]
+    order_uuid: Option<&'a RawValue>,
+    product_uuid: Option<&'a RawValue>,
+    product_name: Option<&'a RawValue>,
+    variant_name: Option<&'a RawValue>,
+    is_subscription: Option<&'a RawValue>,
+}
+
+fn occurred_at(raw: Option<&RawValue>, appended_at: Timestamp) -> Result<Timestamp, Refusal> {
+    let expected = "RFC 3339 with a zone, such as 2026-04-17T14:23:05.123Z";
+    let text = match text("occurred_at", raw) {
+        Ok(Some(text)) => text,
+        Ok(None) => return Err(Refusal::missing("occurred_at", expected)),
+        Err(_) => {
+            return Err(Refusal::new(
+                code::INVALID_TIME,
+                format!("'occurred_at' is invalid: expected {expected}"),
+            ));
+        }
+    };
+    let read = time::parse_date_time(&text).filter(|read| read.zoned).ok_or_else(|| {
+        Refusal::new(
+            code::INVALID_TIME,
+            format!("'occurred_at' is invalid: '{}'; expected {expected}", excerpt(&text)),
+        )
+    })?;
+    if read.at > appended_at.plus_ms(AHEAD_MS_MAX) {
+        return Err(Refusal::new(
+            code::TIME_AHEAD,
+            format!("'occurred_at' is more than 24 h ahead: '{}'", excerpt(&text)),
+        ));
+    }
+    Ok(read.at)
+}
+
+fn link(raw: Option<&RawValue>) -> Result<Link, Refusal> {
+    match text("link", raw)?.as_deref() {
+        None | Some("content") => Ok(Link::Content),
+        Some("unsubscribe") => Ok(Link::Unsubscribe),
+        Some("preferences") => Ok(Link::Preferences),
+        Some(_) => Err(Refusal::invalid("link", "content, unsubscribe or preferences")),
+    }
+}
+
+fn bounce(raw: Option<&RawValue>) -> Result<Option<Bounce>, Refusal> {
+    let Some(raw) = object::<RawBounce<'_>>("bounce", raw, "an object with type and reason")? else {
+        return Ok(None);
+    };
+    let hard = match text("bounce.type", raw.r#type)?.as_deref() {
+        Some("hard") => true,
+        None | Some("soft") => false,
+        Some(_) => return Err(Refusal::invalid("bounce.type", "hard or soft")),
+    };
+    Ok(Some(Bounce { hard, reason: text("bounce.reason", raw.reason)?.map(Into::into) }))
+}
+
+fn purchase(raw: Option<&RawValue>) -> Result<Option<Purchase>, Refusal> {
+    let expected = "an object with order_uuid, product_uuid, product_name and is_subscription";
+    let Some(raw) = object::<RawPurchase<'_>>("purchase", raw, expected)? else { return Ok(None) };
+    let name = |field: &str, raw| match text(field, raw)? {
+        Some(name) if !name.is_empty() => Ok(name),
+        Some(_) => Err(Refusal::invalid(field, "text that is not empty")),
+        None => Err(Refusal::missing(field, "text that is not empty")),
+    };
+    Ok(Some(Purchase {
+        order_uuid: name("purchase.order_uuid", raw.order_uuid)?.into(),
+        product_uuid: name("purchase.product_uuid", raw.product_uuid)?.into(),
+        product_name: name("purchase.product_name", raw.product_name)?.into(),
+        variant_name: text("purchase.variant_name", raw.variant_name)?.map(Into::into),
+        is_subscription: match raw.is_subscription.map(RawValue::get) {
+            Some("true") => true,
+            Some("false") => false,
+            None | Some("null") => return Err(Refusal::missing("purchase.is_subscription", "true or false")),
+            Some(_) => return Err(Refusal::invalid("purchase.is_subscription", "true or false")),
+        },
+    }))
+}
+
+fn metadata(raw: Option<&RawValue>) -> Result<Option<Box<str>>, Refusal> {
+    let Some(raw) = present(raw) else { return Ok(None) };
+    if !raw.starts_with('{') {
+        return Err(Refusal::invalid("metadata", "an object of up to 8 KiB"));
+    }
+    // What is stored is served as it came: one event must not make a page that its reader's parser refuses.
+    let bytes = servable_bytes(raw).ok_or_else(|| {
+        Refusal::invalid("metadata", "an object at most 64 levels deep, its text valid Unicode")
+    })?;
+    if bytes > METADATA_BYTES_MAX {
+        return Err(Refusal::invalid("metadata", "an object of up to 8 KiB"));
+    }
+    Ok(Some(raw.into()))
+}
+
+/// How long valid JSON is without white space; `None` where it nests too deep or escapes half a surrogate pair.
+fn servable_bytes(json: &str) -> Option<usize> {
+    let bytes = json.as_bytes();
+    let unit = |at: usize| {
+        let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let (mut depth, mut quoted, mut at, mut blank) = (0_u32, false, 0, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' => match unit(at) {
+                Some(0xd800..=0xdbff) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => at += 11,
+                Some(0xd800..=0xdfff) => return None,
+                Some(_) => at += 5,
+                None => at += 1,
+            },
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => depth += 1,
+            b'}' | b']' if !quoted => depth -= 1,
+            b' ' | b'\t' | b'\n' | b'\r' if !quoted => blank += 1,
+            _ => {}
+        }
+        if depth > METADATA_DEPTH_MAX {
+            return None;
+        }
+        at += 1;
+    }
+    Some(bytes.len() - blank)
+}
+
+/// The refusal of a message of `bytes` bytes.
+pub(crate) fn too_large(bytes: usize) -> Refusal {
+    Refusal::new(
+        code::TOO_LARGE,
+        format!("the message has {bytes} bytes: expected at most {MESSAGE_BYTES_MAX}"),
+    )
+}
+
+/// Reads a message that must be one JSON object.
+pub(crate) fn parse_object<'a, T: Deserialize<'a>>(message: &'a [u8]) -> Result<T, Refusal> {
+    let malformed = |what: String| Refusal::new(code::MALFORMED_JSON, what);
+    let text = std::str::from_utf8(message).map_err(|error| {
+        malformed(format!(
+            "the message is not UTF-8 after byte {}: expected one JSON object",
+            error.valid_up_to()
+        ))
+    })?;
+    // serde would take an array for a struct.
+    if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
+        return Err(malformed("the message is no JSON object: expected {…}".into()));
+    }
+    serde_json::from_str(text)
+        .map_err(|error| malformed(format!("the message is not JSON: {error}; expected one object")))
+}
+
+fn object<'a, T: Deserialize<'a>>(
+    field: &str,
+    raw: Option<&'a RawValue>,
+    expected: &str,
+) -> Result<Option<T>, Refusal> {
+    match present(raw) {
+        None => Ok(None),
+        Some(raw) if raw.starts_with('{') => {
+            serde_json::from_str(raw).map(Some).map_err(|_| Refusal::invalid(field, expected))
+        }
+        Some(_) => Err(Refusal::invalid(field, expected)),
+    }
+}
+
+/// A field's text; `null` is absent.
+pub(crate) fn text<'a>(field: &str, raw: Option<&'a RawValue>) -> Result<Option<Cow<'a, str>>, Refusal> {
+    let Some(raw) = present(raw) else { return Ok(None) };
+    if !raw.starts_with('"') {
+        return Err(Refusal::invalid(field, "text"));
+    }
+    // Most strings have no escapes and need no second parse.
+    let inner = &raw[1..raw.len() - 1];
+    if !inner.contains('\\') {
+        return Ok(Some(Cow::Borrowed(inner)));
+    }
+    serde_json::from_str(raw)
+        .map(|text: String| Some(Cow::Owned(text)))
+        .map_err(|_| Refusal::invalid(field, "text of valid Unicode"))
+}
+
+fn present(raw: Option<&RawValue>) -> Option<&str> {
+    raw.map(RawValue::get).filter(|raw| *raw != "null")
+}
+
+pub(crate) fn required<T>(
+    field: &str,
+    raw: Option<&RawValue>,
+    expected: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<T, Refusal> {
+    optional(field, raw, expected, parse)?.ok_or_else(|| Refusal::missing(field, expected))
+}
+
+pub(crate) fn optional<T>(
+    field: &str,
+    raw: Option<&RawValue>,
+    expected: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, Refusal> {
+    text(field, raw)?.map(|text| parse(&text).ok_or_else(|| Refusal::invalid(field, expected))).transpose()
+}
+
+fn optional_id(field: &str, raw: Option<&RawValue>) -> Result<Option<Id>, Refusal> {
+    optional(field, raw, Id::EXPECTED, Id::parse)
+}
+
+/// The beginning of a value that a message shows.
+fn excerpt(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_790_000_000_000);
+
+    fn decode(json: &str) -> Result<Event, Refusal> {
+        decode_event(json.as_bytes(), NOW)
+    }
+
+    fn with(fields: &str) -> Result<Event, Refusal> {
+        decode(&format!(
+            r#"{{"id":"e1","account_id":"a","type":"open","occurred_at":"2026-04-17T14:23:05Z","contact_id":"123e4567-e89b-12d3-a456-426614174000"{fields}}}"#
+        ))
+    }
+
+    #[test]
+    fn a_minimal_event_is_read_and_unknown_fields_are_ignored() {
+        let event = with(r#","colour":{"deep":[1]},"campaign_id":null,"email":"j\u0061ne@example.com""#)
+            .expect("valid");
+        assert_eq!(event.event_type, Opened);
+        assert_eq!(event.at.to_rfc3339(), "2026-04-17T14:23:05Z");
+        assert_eq!((event.campaign, event.email.as_deref()), (None, Some("jane@example.com")));
+    }
+
+    #[test]
+    fn a_refusal_names_the_field() {
+        for (fields, code, field) in [
+            (r#","campaign_id":5"#, code::INVALID_FIELD, "campaign_id"),
+            (r#","campaign_id":"a b""#, code::INVALID_FIELD, "campaign_id"),
+            (r#","link":"footer""#, code::INVALID_FIELD, "link"),
+            (r#","bounce":"hard""#, code::INVALID_FIELD, "bounce"),
+            (r#","bounce":{"type":"medium"}"#, code::INVALID_FIELD, "bounce.type"),
+            (r#","metadata":[]"#, code::INVALID_FIELD, "metadata"),
+            (r#","metadata":{"a":"\ud800"}"#, code::INVALID_FIELD, "metadata"),
+            (r#","metadata":{"a":"\ud800\u0041"}"#, code::INVALID_FIELD, "metadata"),
+            (r#","email":"\ud800""#, code::INVALID_FIELD, "email"),
+            (r#","purchase":{"order_uuid":"o"}"#, code::MISSING_FIELD, "purchase.product_uuid"),
+        ] {
+            let refusal = with(fields).expect_err(fields);
+            assert_eq!(refusal.code, code, "{fields}");
+            assert!(refusal.message.contains(&format!("'{field}'")), "{fields}: {}", refusal.message);
+        }
+        assert!(with(r#","metadata":{"a":"\ud83d\ude00 \\u \u00e4"}"#).is_ok());
+        let deep = format!(r#","metadata":{{"a":{}{}}}"#, "[".repeat(64), "]".repeat(64));
+        assert_eq!(with(&deep).expect_err("too deep").code, code::INVALID_FIELD);
+        let large = format!(r#","metadata":{{"a":"{}"}}"#, "x".repeat(METADATA_BYTES_MAX));
+        assert_eq!(with(&large).expect_err("too large").code, code::INVALID_FIELD);
+    }
+
+    #[test]
+    fn what_is_no_object_is_malformed() {
+        for bad in [&b"[]"[..], b"\"x\"", b"", b"{", b"\xff{}", b"{}{}", br#"{"id":"a","id":"b"}"#] {
+            assert_eq!(decode_event(bad, NOW).expect_err("malformed").code, code::MALFORMED_JSON);
+        }
+        assert_eq!(
+            decode_event(&vec![b' '; MESSAGE_BYTES_MAX + 1], NOW).expect_err("large").code,
+            code::TOO_LARGE
+        );
+    }
+
+    #[test]
+    fn every_type_has_two_names_and_a_number() {
+        for (number, event_type) in EventType::ALL.into_iter().enumerate() {
+            assert_eq!(EventType::from_raw(event_type.name()), Some(event_type));
+            assert_eq!(EventType::from_number(u8::try_from(number).expect("small")), Some(event_type));
+        }
+        assert_eq!(
+            TypeSet::CAMPAIGN
+                .iter()
+                .map(EventType::campaign_name)
+                .collect::<std::collections::BTreeSet<_>>()
+                .len(),
+            8
+        );
+        assert_eq!(TypeSet::CONTACT.iter().count(), 13);
+    }
+
+    #[test]
+    fn a_contact_may_be_left_to_the_send() {
+        let json = r#"{"id":"e1","account_id":"a","type":"open","occurred_at":"2026-04-17T14:23:05Z","message_id":"m"}"#;
+        assert_eq!(decode(json).expect("valid").contact, None);
+        assert_eq!(
+            decode(&json.replace("message_id", "other")).expect_err("neither").code,
+            code::MISSING_FIELD
+        );
+    }
+}

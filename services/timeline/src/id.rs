@@ -1,0 +1,118 @@
+//! Ids as senders write them: opaque text of a small alphabet, 1 to 64 characters. One that is a UUID
+//! (RFC 9562, hyphenated) is kept in lower case, so that both spellings are one id.
+
+use std::fmt;
+
+/// The longest id, in characters.
+pub const ID_CHARS_MAX: usize = 64;
+
+/// A campaign's, automation's, list's, step's, message's or event's id: `[A-Za-z0-9_.:-]{1,64}`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(Box<str>);
+
+/// A tenant's id: `[A-Za-z0-9_.-]{1,64}`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountId(Box<str>);
+
+impl Id {
+    /// What [`Id::parse`] accepts, for error messages.
+    pub const EXPECTED: &'static str = "1 to 64 characters of A-Z a-z 0-9 _ . : -";
+
+    /// The id in `text`, or `None` where it breaks the syntax.
+    pub fn parse(text: &str) -> Option<Id> {
+        parse_opaque(text, true).map(Id)
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AccountId {
+    /// What [`AccountId::parse`] accepts, for error messages.
+    pub const EXPECTED: &'static str = "1 to 64 characters of A-Z a-z 0-9 _ . -";
+
+    /// The account id in `text`, or `None` where it breaks the syntax.
+    pub fn parse(text: &str) -> Option<AccountId> {
+        parse_opaque(text, false).map(AccountId)
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whether `text` is a UUID as RFC 9562 writes it: 8-4-4-4-12 hexadecimal digits, either case.
+pub fn is_uuid(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() == 36
+        && bytes.iter().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => *byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+/// A contact's id: a hyphenated UUID, or `None`.
+pub fn parse_uuid(text: &str) -> Option<uuid::Uuid> {
+    if is_uuid(text) { uuid::Uuid::try_parse(text).ok() } else { None }
+}
+
+fn parse_opaque(text: &str, colon: bool) -> Option<Box<str>> {
+    let allowed = |byte: u8| {
+        matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-')
+            || (colon && byte == b':')
+    };
+    if text.is_empty() || text.len() > ID_CHARS_MAX || !text.bytes().all(allowed) {
+        return None;
+    }
+    Some(if is_uuid(text) { text.to_ascii_lowercase().into() } else { text.into() })
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuid_ids_are_one_in_either_case() {
+        let upper = Id::parse("D5A66AE0-E974-4B1B-81EF-4F14C425550A");
+        assert_eq!(upper, Id::parse("d5a66ae0-e974-4b1b-81ef-4f14c425550a"));
+        assert_ne!(Id::parse("Cmp_A"), Id::parse("cmp_a"));
+    }
+
+    #[test]
+    fn syntax_is_held() {
+        for bad in ["", "a b", "ä", "a/b", &"x".repeat(65)] {
+            assert_eq!(Id::parse(bad), None, "{bad}");
+        }
+        assert!(Id::parse("a:b").is_some());
+        assert!(AccountId::parse("a:b").is_none());
+        assert!(Id::parse(&"x".repeat(64)).is_some());
+        assert!(parse_uuid("123e4567e89b12d3a456426614174000").is_none());
+    }
+}

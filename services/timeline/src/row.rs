@@ -1,0 +1,538 @@
+//! Timelines and their rows.
+//!
+//! A timeline is one campaign's or one contact's history. An event is projected into at most two rows, one in each.
+//! A row stands at a [`Position`] — when it happened, then the event's id as text — and newest first is descending
+//! position. Rows of every type that a timeline could show are kept; which of them show is the endpoint's affair.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::codec::{Damaged, Reader, Writer};
+use crate::event::{Event, EventType, TypeSet};
+use crate::id::{AccountId, Id};
+use crate::time::Timestamp;
+
+/// One campaign's or one contact's history.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimelineId {
+    /// Whose.
+    pub account: AccountId,
+    /// Of what.
+    pub subject: Subject,
+}
+
+/// What a timeline is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// A campaign.
+    Campaign(Id),
+    /// A contact.
+    Contact(Uuid),
+}
+
+impl fmt::Display for Subject {
+    /// `campaign:{id}` or `contact:{uuid}`: the stored form.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Campaign(id) => write!(f, "campaign:{id}"),
+            Subject::Contact(uuid) => write!(f, "contact:{uuid}"),
+        }
+    }
+}
+
+impl TimelineId {
+    /// The timeline of a campaign.
+    pub fn campaign(account: &AccountId, campaign: &Id) -> TimelineId {
+        TimelineId { account: account.clone(), subject: Subject::Campaign(campaign.clone()) }
+    }
+
+    /// The timeline of a contact.
+    pub fn contact(account: &AccountId, contact: Uuid) -> TimelineId {
+        TimelineId { account: account.clone(), subject: Subject::Contact(contact) }
+    }
+
+    /// Which of `count` partitions of the internal topic the timeline belongs to: CRC-32 of account, NUL and subject.
+    /// Part of the stored format: a timeline must not move.
+    pub fn partition(&self, count: u32) -> u32 {
+        let mut hash = crc32fast::Hasher::new();
+        hash.update(self.account.as_str().as_bytes());
+        hash.update(&[0]);
+        hash.update(self.subject.to_string().as_bytes());
+        hash.finalize() % count
+    }
+}
+
+/// Where in a timeline: an instant, then an event id compared as text. A bound need not be the position of any row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// When it happened.
+    pub at: Timestamp,
+    /// The event's id, or the beginning of one in a bound.
+    pub id: Box<str>,
+}
+
+impl Position {
+    /// Before every row.
+    pub fn min() -> Position {
+        Position::at_start_of(Timestamp(i64::MIN))
+    }
+
+    /// After every row.
+    pub fn max() -> Position {
+        Position::at_start_of(Timestamp(i64::MAX))
+    }
+
+    /// Before every row of the millisecond `at`.
+    pub fn at_start_of(at: Timestamp) -> Position {
+        Position { at, id: "".into() }
+    }
+
+    pub(crate) fn encode(&self, out: &mut Writer) {
+        out.signed(self.at.0);
+        out.bytes(self.id.as_bytes());
+    }
+
+    pub(crate) fn decode(bytes: &mut Reader<'_>) -> Result<Position, Damaged> {
+        Ok(Position { at: Timestamp(bytes.signed()?), id: bytes.text()?.into() })
+    }
+}
+
+/// A stretch of a timeline: `from` is in it, `until` is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The first position that may be in it.
+    pub from: Position,
+    /// The first position after it.
+    pub until: Position,
+}
+
+impl Span {
+    /// A whole timeline.
+    pub fn all() -> Span {
+        Span { from: Position::min(), until: Position::max() }
+    }
+
+    /// The milliseconds from `first` to `last`, both inclusive.
+    pub fn of_times(first: Timestamp, last: Timestamp) -> Span {
+        Span { from: Position::at_start_of(first), until: Position::at_start_of(last.plus_ms(1)) }
+    }
+
+    /// Whether no position is in it.
+    pub fn is_empty(&self) -> bool {
+        self.from >= self.until
+    }
+
+    /// Whether `position` is in it.
+    pub fn contains(&self, position: &Position) -> bool {
+        self.from <= *position && *position < self.until
+    }
+
+    /// Whether all of `other` is in it.
+    pub fn covers(&self, other: &Span) -> bool {
+        self.from <= other.from && other.until <= self.until
+    }
+
+    /// What both have.
+    #[must_use]
+    pub fn and(&self, other: &Span) -> Span {
+        Span {
+            from: self.from.clone().max(other.from.clone()),
+            until: self.until.clone().min(other.until.clone()),
+        }
+    }
+}
+
+/// Where a row stands and what it is: all that counting needs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowKey {
+    /// Where.
+    pub position: Position,
+    /// What happened.
+    pub event_type: EventType,
+}
+
+/// A row as it is read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Where it stands and what it is.
+    pub key: RowKey,
+    /// What it shows.
+    pub body: RowBody,
+}
+
+/// What a row shows. A campaign's row has no campaign of its own, a contact's no contact.
+#[derive(Clone, Debug, PartialEq, Default)]
+#[expect(missing_docs, reason = "named as the wire format names them")]
+pub struct RowBody {
+    pub contact: Option<Uuid>,
+    pub email: Option<Box<str>>,
+    pub campaign: Option<Id>,
+    pub automation: Option<Id>,
+    pub list: Option<Id>,
+    pub step: Option<Id>,
+    /// The campaign stream's `metadata`: the text of a JSON object; absent where it is empty.
+    pub metadata: Option<Box<str>>,
+    /// The contact timeline's `detail`: the text of a JSON object; absent where it is null.
+    pub detail: Option<Box<str>>,
+}
+
+const BODY_VERSION: u8 = 1;
+
+impl RowBody {
+    /// The stored form: the version, a bit for each field that is there, the fields.
+    pub fn encode(&self) -> Vec<u8> {
+        let texts = self.texts();
+        let mut out = Writer::new(BODY_VERSION);
+        let present = texts.iter().enumerate().fold(u8::from(self.contact.is_some()), |bits, (at, text)| {
+            bits | u8::from(text.is_some()) << (at + 1)
+        });
+        out.byte(present);
+        if let Some(contact) = &self.contact {
+            out.raw(contact.as_bytes());
+        }
+        for text in texts.into_iter().flatten() {
+            out.bytes(text.as_bytes());
+        }
+        out.finish()
+    }
+
+    /// Reads the stored form.
+    pub fn decode(stored: &[u8]) -> Result<RowBody, Damaged> {
+        let mut bytes = Reader::new(stored, BODY_VERSION, "row")?;
+        let present = bytes.byte()?;
+        let contact = match present & 1 {
+            0 => None,
+            _ => Some(Uuid::from_slice(bytes.raw(16)?).map_err(|_| bytes.damaged())?),
+        };
+        let mut text = |bit: u8| if present & (1 << bit) == 0 { Ok(None) } else { bytes.text().map(Some) };
+        let id =
+            |text: Option<&str>| text.map(|text| Id::parse(text).ok_or(Damaged { what: "row" })).transpose();
+        Ok(RowBody {
+            contact,
+            email: text(1)?.map(Into::into),
+            campaign: id(text(2)?)?,
+            automation: id(text(3)?)?,
+            list: id(text(4)?)?,
+            step: id(text(5)?)?,
+            metadata: text(6)?.map(Into::into),
+            detail: text(7)?.map(Into::into),
+        })
+    }
+
+    fn texts(&self) -> [Option<&str>; 7] {
+        [
+            self.email.as_deref(),
+            self.campaign.as_ref().map(Id::as_str),
+            self.automation.as_ref().map(Id::as_str),
+            self.list.as_ref().map(Id::as_str),
+            self.step.as_ref().map(Id::as_str),
+            self.metadata.as_deref(),
+            self.detail.as_deref(),
+        ]
+    }
+}
+
+/// A row on its way to its timeline: what *place* publishes and *own* writes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlacedRow {
+    /// Whose history it belongs to.
+    pub timeline: TimelineId,
+    /// Where it stands and what it is.
+    pub key: RowKey,
+    /// The write timestamp, in microseconds: see [`write_stamp`].
+    pub stamp: i64,
+    /// Whether the row stood incomplete before and its `send` has come since: it is written even if it was seen.
+    pub completes: bool,
+    /// Whether the event is counted by this row: one of its rows, where it is first placed.
+    pub counts: bool,
+    /// The stored form of its [`RowBody`].
+    pub body: Vec<u8>,
+}
+
+/// The write timestamp of a row, in microseconds: the event's time, so that time-window compaction drops whole tables,
+/// and in the microseconds below it an order among the writes of one event. A complete row (its `send` known) beats an
+/// incomplete one; otherwise the earlier record beats the later (on a logarithmic scale, which is what 500 steps allow),
+/// so that a repeat with altered content does not change what is there.
+pub fn write_stamp(at: Timestamp, appended_at: Timestamp, complete: bool) -> i64 {
+    let age_ms = (appended_at.0 - at.0).max(0);
+    // 14 steps for each doubling of the age: 2^35 ms is more than a year.
+    let octave = 63 - (age_ms + 1).leading_zeros();
+    let within = ((age_ms + 1) << 4 >> octave) - 16;
+    let earliness = 499 - (i64::from(octave) * 14 + within * 14 / 16).min(499);
+    at.0 * 1000 + earliness + if complete { 500 } else { 0 }
+}
+
+/// How an event comes to its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placing {
+    /// With all that it will ever have.
+    Complete,
+    /// While its `send` has not come.
+    Incomplete,
+    /// Once its `send` has come; the rows of [`Placing::Incomplete`], if it had any, stand already.
+    Completed,
+}
+
+/// The rows of `event`: one in its campaign's timeline and one in its contact's, where it has them and they could ever show it.
+pub fn project(event: &Event, appended_at: Timestamp, placing: Placing) -> Vec<PlacedRow> {
+    let on_campaign = event.campaign.as_ref().filter(|_| TypeSet::CAMPAIGN.contains(event.event_type));
+    let shown_on_campaign = on_campaign.map(|_| RowBody {
+        contact: event.contact,
+        email: event.email.clone(),
+        step: event.step.clone(),
+        metadata: shown_metadata(event),
+        ..RowBody::default()
+    });
+    let on_contact = event.contact.map(|contact| {
+        let carries_list = matches!(event.event_type, EventType::Subscribed | EventType::Unsubscribed);
+        let body = RowBody {
+            contact: None,
+            campaign: event.campaign.clone(),
+            automation: event.automation.clone(),
+            list: event.list.clone().filter(|_| carries_list),
+            detail: detail(event),
+            ..shown_on_campaign.clone().unwrap_or_default()
+        };
+        (TimelineId::contact(&event.account, contact), body)
+    });
+    let on_campaign = on_campaign
+        .zip(shown_on_campaign)
+        .map(|(campaign, body)| (TimelineId::campaign(&event.account, campaign), body));
+    let bodies = on_contact.into_iter().chain(on_campaign);
+    let placed = bodies.enumerate().map(|(at, (timeline, body))| PlacedRow {
+        timeline,
+        key: RowKey {
+            position: Position { at: event.at, id: event.id.as_str().into() },
+            event_type: event.event_type,
+        },
+        stamp: write_stamp(event.at, appended_at, placing != Placing::Incomplete),
+        completes: placing == Placing::Completed,
+        counts: at == 0 && placing != Placing::Completed,
+        body: body.encode(),
+    });
+    placed.collect()
+}
+
+/// The campaign stream's `metadata`: what the event's held, and the clicked link, the bounce's type and reason.
+fn shown_metadata(event: &Event) -> Option<Box<str>> {
+    let bounce = event.bounce.clone().unwrap_or_default();
+    let own: Vec<(&str, Cow<'_, str>)> = match event.event_type {
+        EventType::Clicked => {
+            event.url.as_deref().map(|url| ("url", Cow::Borrowed(url))).into_iter().collect()
+        }
+        EventType::Bounced => {
+            let reason = bounce.reason.as_deref().map(|reason| ("reason", Cow::Borrowed(reason)));
+            [("bounce_type", Cow::Borrowed(bounce_type(bounce.hard)))].into_iter().chain(reason).collect()
+        }
+        _ => Vec::new(),
+    };
+    if own.is_empty() {
+        return event.metadata.clone().filter(|metadata| metadata.as_ref() != "{}");
+    }
+    let held = event
+        .metadata
+        .as_deref()
+        .map_or_else(Fields::default, |text| serde_json::from_str(text).unwrap_or_default());
+    let held = held.0.iter().filter(|(name, _)| !own.iter().any(|(taken, _)| taken == name));
+    let fields = own
+        .iter()
+        .map(|(name, value)| format!("{}:{}", json_text(name), json_text(value)))
+        .chain(held.map(|(name, value)| format!("{}:{value}", json_text(name))));
+    Some(format!("{{{}}}", fields.collect::<Vec<_>>().join(",")).into())
+}
+
+/// The contact timeline's `detail`.
+fn detail(event: &Event) -> Option<Box<str>> {
+    let detail = match event.event_type {
+        EventType::Clicked => serde_json::json!({ "url": event.url }),
+        EventType::Bounced => {
+            serde_json::json!({ "type": bounce_type(event.bounce.as_ref().is_some_and(|bounce| bounce.hard)) })
+        }
+        EventType::Purchased => {
+            let purchase = event.purchase.as_ref()?;
+            serde_json::json!({
+                "order_uuid": purchase.order_uuid,
+                "product_uuid": purchase.product_uuid,
+                "product_name": purchase.product_name,
+                "variant_name": purchase.variant_name,
+                "is_subscription": purchase.is_subscription,
+            })
+        }
+        _ => return None,
+    };
+    Some(detail.to_string().into())
+}
+
+fn bounce_type(hard: bool) -> &'static str {
+    if hard { "hard" } else { "soft" }
+}
+
+fn json_text(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// A JSON object's fields in their order, values as they were written.
+#[derive(Default)]
+struct Fields(Vec<(String, Box<RawValue>)>);
+
+impl<'de> serde::Deserialize<'de> for Fields {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Fields, D::Error> {
+        struct FieldsVisitor;
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+const PLACED_VERSION: u8 = 1;
+
+/// One message of the internal topic: rows whose timelines share a partition. `appended_at` is the broker's timestamp of the oldest
+/// record that brought them.
+pub fn encode_placed(rows: &[PlacedRow], appended_at: Timestamp) -> Vec<u8> {
+    let mut out = Writer::new(PLACED_VERSION);
+    out.signed(appended_at.0);
+    for row in rows {
+        out.bytes(row.timeline.account.as_str().as_bytes());
+        match &row.timeline.subject {
+            Subject::Campaign(id) => {
+                out.byte(0);
+                out.bytes(id.as_str().as_bytes());
+            }
+            Subject::Contact(uuid) => {
+                out.byte(1);
+                out.raw(uuid.as_bytes());
+            }
+        }
+        row.key.position.encode(&mut out);
+        out.byte(row.key.event_type as u8);
+        out.signed(row.stamp);
+        out.byte(u8::from(row.completes) | u8::from(row.counts) << 1);
+        out.bytes(&row.body);
+    }
+    out.finish()
+}
+
+/// Reads what [`encode_placed`] wrote.
+pub fn decode_placed(message: &[u8]) -> Result<(Vec<PlacedRow>, Timestamp), Damaged> {
+    let mut bytes = Reader::new(message, PLACED_VERSION, "placed rows")?;
+    let appended_at = Timestamp(bytes.signed()?);
+    let mut rows = Vec::new();
+    while !bytes.is_at_end() {
+        let account = AccountId::parse(bytes.text()?).ok_or_else(|| bytes.damaged())?;
+        let subject = match bytes.byte()? {
+            0 => Subject::Campaign(Id::parse(bytes.text()?).ok_or_else(|| bytes.damaged())?),
+            1 => Subject::Contact(Uuid::from_slice(bytes.raw(16)?).map_err(|_| bytes.damaged())?),
+            _ => return Err(bytes.damaged()),
+        };
+        let key = RowKey {
+            position: Position::decode(&mut bytes)?,
+            event_type: EventType::from_number(bytes.byte()?).ok_or_else(|| bytes.damaged())?,
+        };
+        let (stamp, flags) = (bytes.signed()?, bytes.byte()?);
+        rows.push(PlacedRow {
+            timeline: TimelineId { account, subject },
+            key,
+            stamp,
+            completes: flags & 1 != 0,
+            counts: flags & 2 != 0,
+            body: bytes.bytes()?.to_vec(),
+        });
+    }
+    Ok((rows, appended_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::decode_event;
+    use proptest::prelude::*;
+
+    const NOW: Timestamp = Timestamp(1_790_000_000_000);
+
+    fn event(fields: &str) -> Event {
+        let json = format!(
+            r#"{{"id":"e1","account_id":"a","occurred_at":"2026-04-17T14:23:05Z","contact_id":"123e4567-e89b-12d3-a456-426614174000","campaign_id":"c",{fields}}}"#
+        );
+        decode_event(json.as_bytes(), NOW).expect("valid")
+    }
+
+    fn bodies(event: &Event) -> Vec<RowBody> {
+        project(event, NOW, Placing::Complete)
+            .iter()
+            .map(|row| RowBody::decode(&row.body).expect("sound"))
+            .collect()
+    }
+
+    #[test]
+    fn a_click_shows_its_link_in_both_and_keeps_its_metadata_as_it_came() {
+        let rows = bodies(&event(
+            r#""type":"click","url":"https://a.example/\"x","metadata":{"n":1e400,"url":"other","b":{"c":[ ]}}"#,
+        ));
+        assert_eq!(
+            rows[1].metadata.as_deref(),
+            Some(r#"{"url":"https://a.example/\"x","n":1e400,"b":{"c":[ ]}}"#)
+        );
+        assert_eq!(rows[0].detail.as_deref(), Some(r#"{"url":"https://a.example/\"x"}"#));
+    }
+
+    #[test]
+    fn a_bounce_without_a_type_is_soft() {
+        let rows = bodies(&event(r#""type":"bounce""#));
+        assert_eq!(rows[1].metadata.as_deref(), Some(r#"{"bounce_type":"soft"}"#));
+        assert_eq!(rows[0].detail.as_deref(), Some(r#"{"type":"soft"}"#));
+    }
+
+    #[test]
+    fn a_purchase_shows_no_amount_and_not_on_the_campaign() {
+        let rows = bodies(&event(
+            r#""type":"purchase","purchase":{"order_uuid":"o","product_uuid":"p","product_name":"Pro","is_subscription":true,"amount":5}"#,
+        ));
+        assert_eq!(rows.len(), 1);
+        let detail = r#"{"order_uuid":"o","product_uuid":"p","product_name":"Pro","variant_name":null,"is_subscription":true}"#;
+        assert_eq!(rows[0].detail.as_deref(), Some(detail));
+    }
+
+    #[test]
+    fn placed_rows_survive_the_topic() {
+        let rows = project(
+            &event(r#""type":"unsubscribe","list_id":"l","email":"a@b.example""#),
+            NOW,
+            Placing::Completed,
+        );
+        assert_eq!(decode_placed(&encode_placed(&rows, NOW)), Ok((rows.clone(), NOW)));
+        assert!(decode_placed(&encode_placed(&rows, NOW)[..40]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn the_earlier_record_and_the_complete_row_win(at in 0_i64..1 << 41, early in 0_i64..1 << 34, later in 0_i64..1 << 34) {
+            let stamp = |age, complete| write_stamp(Timestamp(at), Timestamp(at + age), complete);
+            prop_assert!(stamp(early, false) >= stamp(early + later, false));
+            prop_assert!(stamp(early + later, true) > stamp(early, false));
+            prop_assert!((at * 1000..at * 1000 + 1000).contains(&stamp(early, true)));
+        }
+
+        #[test]
+        fn stored_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = RowBody::decode(&bytes);
+            let _ = decode_placed(&bytes);
+        }
+    }
+}

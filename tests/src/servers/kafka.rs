@@ -1,0 +1,70 @@
+//! Starts Kafka: one node, broker and controller.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use super::jars;
+use super::java::Java;
+use super::server::{self, Server};
+use crate::{process, scratch};
+
+const POM: &str = include_str!("../../servers/kafka.pom.xml");
+const SETTINGS: &str = include_str!("../../servers/server.properties");
+
+const FORMAT_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Starts a node with no data, and returns its bootstrap address with it.
+pub(super) fn start() -> Result<(String, Server)> {
+    let java = Java::find()?;
+    let jars = jars::fetch("kafka", POM)?;
+    let classpath = format!("{}/*", jars.display());
+    server::on_free_ports(|[port, controller_port]| {
+        let directory = scratch::directory("kafka");
+        let log = directory.join("server.log");
+        let settings = server::write_settings(
+            &directory.join("server.properties"),
+            SETTINGS,
+            &[
+                ("@DIR@", &directory.display().to_string()),
+                ("@PORT@", &port.to_string()),
+                ("@CONTROLLER_PORT@", &controller_port.to_string()),
+            ],
+        )?;
+        let cluster = cluster_id();
+
+        let mut format = java.command(&directory, &classpath);
+        format.args(["kafka.tools.StorageTool", "format", "-t", &cluster, "-c"]).arg(&settings);
+        let formatted = server::run_to_end(process::log_to(format, &log)?, FORMAT_TIMEOUT)?;
+        if !formatted.success() {
+            return Err(server::failure("its storage cannot be formatted", &log));
+        }
+
+        let mut node = java.command(&directory, &classpath);
+        node.args(["-Xms128m", "-Xmx512m", "kafka.Kafka"]).arg(&settings);
+        let bootstrap = format!("127.0.0.1:{port}");
+        let server = server::start(node, &log, port, || answers(&bootstrap, &cluster))?;
+        Ok((bootstrap, server))
+    })
+}
+
+/// Kafka's form of an id: 16 bytes in 22 characters.
+fn cluster_id() -> String {
+    // A digit at the end leaves the last character's four spare bits empty.
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    format!("{}A", &random[..21])
+}
+
+/// Whether a metadata request is answered, and by this node, not by one that took the port before it.
+fn answers(bootstrap: &str, cluster: &str) -> bool {
+    // A new client each time: an old one would wait before it connects again.
+    let client: Result<BaseConsumer, _> = ClientConfig::new().set("bootstrap.servers", bootstrap).create();
+    client.is_ok_and(|client| {
+        let metadata = client.fetch_metadata(None, ANSWER_TIMEOUT);
+        metadata.is_ok_and(|metadata| !metadata.brokers().is_empty())
+            && client.client().fetch_cluster_id(ANSWER_TIMEOUT).as_deref() == Some(cluster)
+    })
+}

@@ -1,0 +1,179 @@
+//! What the servers have in common: a process, a log, free ports, and a wait until it answers.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::process;
+
+const START_TIMEOUT: Duration = Duration::from_secs(180);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(50);
+const PORT_ATTEMPTS_MAX: usize = 5;
+const ERRORS_SHOWN_MAX: usize = 10;
+const LOG_LINES_SHOWN: usize = 30;
+
+/// A running server. It ends with the test process, or when dropped.
+pub(super) struct Server {
+    process: Child,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Runs `start` with `N` ports that are free, and again with others where somebody else was quicker to take one.
+pub(super) fn on_free_ports<const N: usize, T>(start: impl Fn([u16; N]) -> Result<T>) -> Result<T> {
+    let mut attempts = 1;
+    loop {
+        match start(free_ports()?) {
+            Err(error) if attempts < PORT_ATTEMPTS_MAX && error.is::<PortTaken>() => attempts += 1,
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Starts `command`, which logs to `log`, and waits until `answers` says so. `port` is tried before `answers` is asked.
+///
+/// # Errors
+///
+/// When it ends before that, or takes too long: with what its log says. [`PortTaken`] is among the causes where
+/// that was it.
+pub(super) fn start(command: Command, log: &Path, port: u16, answers: impl Fn() -> bool) -> Result<Server> {
+    let process = process::spawn(process::log_to(command, log)?).context("java cannot be run")?;
+    let mut server = Server { process };
+    let end = Instant::now() + START_TIMEOUT;
+    loop {
+        if let Some(status) = server.process.try_wait()? {
+            return Err(failure(&format!("it ended ({status})"), log));
+        }
+        if accepts(port) && answers() {
+            return Ok(server);
+        }
+        if Instant::now() >= end {
+            return Err(failure(&format!("no answer within {START_TIMEOUT:?}"), log));
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// Somebody took a port between our choice of it and the server's start.
+#[derive(Debug)]
+struct PortTaken;
+
+impl fmt::Display for PortTaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a port was taken meanwhile")
+    }
+}
+
+impl std::error::Error for PortTaken {}
+
+/// What happened, and what the log at `log` says about it.
+pub(super) fn failure(what: &str, log: &Path) -> anyhow::Error {
+    const PORT_TAKEN: [&str; 2] = ["Address already in use", "is in use by another process"];
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let message = format!("{what}; its log:\n{}", excerpt(&text));
+    if PORT_TAKEN.iter().any(|sign| text.contains(sign)) {
+        return anyhow::Error::new(PortTaken).context(message);
+    }
+    anyhow::Error::msg(message)
+}
+
+/// The first errors of a log, and its end: a server that fails goes on to say how it shuts down.
+fn excerpt(log: &str) -> String {
+    let is_error =
+        |line: &&str| line.contains("ERROR") || line.contains("FATAL") || line.starts_with("Caused by: ");
+    let errors: Vec<&str> = log.lines().filter(is_error).take(ERRORS_SHOWN_MAX).collect();
+    format!("{}\n…\n{}", errors.join("\n"), process::tail(log, LOG_LINES_SHOWN))
+}
+
+/// Runs a command that does one thing and ends.
+pub(super) fn run_to_end(command: Command, timeout: Duration) -> io::Result<ExitStatus> {
+    let mut child = process::spawn(command)?;
+    if let Some(status) = process::wait_until(&mut child, Instant::now() + timeout)? {
+        return Ok(status);
+    }
+    child.kill()?;
+    child.wait()
+}
+
+/// Writes `template` to `path` with its words, such as `@PORT@`, replaced.
+pub(super) fn write_settings(path: &Path, template: &str, words: &[(&str, &str)]) -> io::Result<PathBuf> {
+    let settings = words.iter().fold(template.to_owned(), |text, (word, value)| text.replace(word, value));
+    fs::write(path, settings)?;
+    Ok(path.to_owned())
+}
+
+/// Held all at once while they are picked, so that they differ.
+fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
+    let mut held = Vec::with_capacity(N);
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        *port = listener.local_addr()?.port();
+        held.push(listener);
+    }
+    Ok(ports)
+}
+
+fn accepts(port: u16) -> bool {
+    TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), CONNECT_TIMEOUT).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn server(script: &str) -> Result<Server> {
+        let log = crate::scratch::directory("server").join("server.log");
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        start(command, &log, 1, || true)
+    }
+
+    #[test]
+    fn a_taken_port_is_tried_again_elsewhere() {
+        let attempts = Cell::new(0);
+        let outcome = on_free_ports(|[a, b]| {
+            assert_ne!(a, b);
+            attempts.set(attempts.get() + 1);
+            let script =
+                if attempts.get() < 3 { "echo bind: Address already in use" } else { "echo ERROR no memory" };
+            server(script)
+        });
+        let message = format!("{:#}", outcome.err().expect("it has ended"));
+        assert!(message.starts_with("it ended (exit status: 0); its log:\nERROR no memory\n"), "{message}");
+        assert_eq!(attempts.get(), 3);
+    }
+
+    #[test]
+    fn a_port_that_is_always_taken_is_given_up() {
+        let outcome = on_free_ports(|[_]| server("echo bind: Address already in use"));
+        assert!(outcome.is_err_and(|error| error.is::<PortTaken>()));
+    }
+
+    #[test]
+    fn an_excerpt_has_the_first_error_and_the_end() {
+        let ordinary = "INFO something\n".repeat(100);
+        let log = format!("{ordinary}ERROR the cause\n{ordinary}INFO shutdown complete\n");
+        let excerpt = excerpt(&log);
+        assert!(excerpt.starts_with("ERROR the cause\n…\nINFO"), "{excerpt}");
+        assert!(excerpt.ends_with("INFO shutdown complete"), "{excerpt}");
+        assert_eq!(excerpt.lines().count(), 2 + LOG_LINES_SHOWN);
+    }
+}

@@ -1,0 +1,6 @@
+//! The tests on real servers: one program of them, so that the servers start once.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod real {
+    mod smoke;
+}
