@@ -36,6 +36,8 @@ pub enum Form {
     Array,
     /// One object a line.
     Ndjson,
+    /// One object by itself; the body holds no other.
+    Object,
 }
 
 /// An answer.
@@ -122,6 +124,7 @@ impl Client {
         };
         let (content_type, body) = match form {
             Form::Array => ("application/json", [b"[".as_slice(), &objects.join(&b','), b"]"].concat()),
+            Form::Object => ("application/json", objects.concat()),
             Form::Ndjson => ("application/x-ndjson", [objects.join(&b'\n').as_slice(), b"\n"].concat()),
         };
         let request = self.request(Method::POST, path).bearer_auth(key).header("content-type", content_type);

@@ -122,6 +122,8 @@ pub struct History {
 /// How large a history is and what it is made of. Shares are from 0 to 1.
 #[derive(Clone, Debug)]
 pub struct Knobs {
+    /// What the accounts' names start with: histories of one server are told apart by it.
+    pub account_prefix: String,
     /// How many accounts there are; they share most of their ids.
     pub accounts: usize,
     /// How many campaigns each account has.
@@ -149,6 +151,7 @@ pub struct Knobs {
 impl Default for Knobs {
     fn default() -> Self {
         Self {
+            account_prefix: "acct".to_owned(),
             accounts: 3,
             campaigns: 6,
             contacts: 12,
@@ -175,6 +178,12 @@ impl Knobs {
             events,
             ..Self::default()
         }
+    }
+
+    /// The same in accounts whose names start with `prefix`, which is to be fit for an account's id.
+    #[must_use]
+    pub fn in_accounts(self, prefix: &str) -> Self {
+        Self { account_prefix: prefix.to_owned(), ..self }
     }
 
     /// The same with a campaign that takes so large a share of all events.
@@ -826,7 +835,7 @@ fn pools(rng: &mut StdRng, knobs: &Knobs) -> Vec<Pool> {
     (0..knobs.accounts.max(1))
         .map(|n| {
             let mut pool = Pool {
-                account: format!("acct-{n}.test"),
+                account: format!("{}-{n}.test", knobs.account_prefix),
                 campaigns: campaigns.clone(),
                 automations: automations.clone(),
                 lists: lists.clone(),

@@ -5,13 +5,16 @@
 //! - [`servers`]: one Kafka and one Cassandra for a whole test process, started when first asked for.
 //! - [`kafka`]: [`Topics`](kafka::Topics) publishes, reads back and tells the offsets.
 //! - [`program`]: the `backstamp` program, built once, started, killed, stopped.
+//! - [`stack`]: Backstamp as a whole, in one process or on real servers, and [`contract`]: what either has to answer.
 //! - [`scratch`]: directories that go with the test process.
-//! - [`eventually`] in place of a sleep, [`unique_name`] in place of an agreement between tests.
+//! - [`trial`]: a history on a server, and the model that judges what is answered; [`Seed`] draws both.
+//! - [`eventually()`] in place of a sleep, [`unique_name`] in place of an agreement between tests.
 //!
 //! Nothing that is started here outlives the test process, however that ends. Linux only.
 
 pub mod check;
 pub mod client;
+pub mod contract;
 mod eventually;
 pub mod history;
 pub mod kafka;
@@ -19,9 +22,13 @@ pub mod model;
 mod process;
 pub mod program;
 pub mod scratch;
+mod seed;
 pub mod servers;
+pub mod stack;
+pub mod trial;
 
 pub use eventually::eventually;
+pub use seed::Seed;
 
 /// A name that no other test has, such as `mail_1f0c9a54e2b7`: fit for a keyspace, a consumer group, an
 /// account and a topic.

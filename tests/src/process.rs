@@ -100,7 +100,54 @@ pub(crate) fn tail(text: &str, lines: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::tail;
+    use std::io::{BufRead, BufReader};
+
+    use super::*;
+    use crate::{eventually, scratch};
+
+    const HOLD: &str = "HOLD_UNTIL_KILLED";
+
+    #[tokio::test]
+    async fn nothing_is_left_of_a_test_process_that_is_killed() {
+        let mut command = Command::new(std::env::current_exe().expect("a test is a program"));
+        command.args(["--exact", "process::tests::hold_until_killed", "--nocapture"]).env(HOLD, "1");
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut tests = spawn(command).expect("it starts");
+        let printed = BufReader::new(tests.stderr.take().expect("a pipe"));
+        let held = printed
+            .lines()
+            .map_while(Result::ok)
+            .find_map(|line| line.strip_prefix("held ").map(str::to_owned));
+        let held = held.expect("it says what it holds");
+        let (pid, directory) = held.split_once(' ').expect("two words");
+        let child = Path::new("/proc").join(pid);
+        assert!(child.exists() && Path::new(directory).exists());
+
+        tests.kill().expect("it can be killed");
+        tests.wait().expect("it ends");
+        eventually(Duration::from_secs(30), async || {
+            let state = std::fs::read_to_string(child.join("stat")).unwrap_or_default();
+            anyhow::ensure!(state.is_empty() || state.contains(") Z "), "its child is there: {state}");
+            anyhow::ensure!(!Path::new(directory).exists(), "its directory is there");
+            Ok(())
+        })
+        .await;
+    }
+
+    /// What the test above runs in a process of its own, and kills.
+    #[test]
+    fn hold_until_killed() {
+        if std::env::var_os(HOLD).is_none() {
+            return;
+        }
+        let directory = scratch::directory("held");
+        let mut sleep = Command::new("sleep");
+        sleep.arg("600");
+        // On a thread that ends: what it started is to stay.
+        let mut child = thread::spawn(|| spawn(sleep).expect("it starts")).join().expect("no panic");
+        eprintln!("held {} {}", child.id(), directory.display());
+        child.wait().expect("it can be waited for");
+    }
 
     #[test]
     fn tail_is_the_last_lines() {

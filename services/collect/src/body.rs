@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::BODY_BYTES_MAX;
 
 /// How long a body may take.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+const BODY_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// The room for bodies in work, in bytes.
 pub(crate) struct Room(Arc<Semaphore>);

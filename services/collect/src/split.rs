@@ -1,5 +1,5 @@
-//! A body taken apart into records: one object, an array of them, or one a line (NDJSON). What each record is worth is judged
-//! later; here only an array that is no JSON is refused, whole.
+//! A body taken apart into records: one object, an array of them, or one a line (NDJSON). What each record is worth
+//! is judged later; here only an array that is no JSON is refused, whole.
 
 use axum::http::{HeaderMap, header};
 use edge::Problem;
@@ -22,7 +22,8 @@ impl Form {
     /// The form of a request's body; an error where it is of a type or encoding that we do not read.
     pub(crate) fn of(headers: &HeaderMap) -> Result<Form, Problem> {
         let is_plain = headers.get_all(header::CONTENT_ENCODING).iter().all(|encoding| {
-            encoding.as_bytes().trim_ascii().is_empty() || encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+            encoding.as_bytes().trim_ascii().is_empty()
+                || encoding.as_bytes().eq_ignore_ascii_case(b"identity")
         });
         if !is_plain {
             return Err(Problem::UnsupportedMediaType);
@@ -58,7 +59,8 @@ fn split_array(body: &[u8]) -> Result<Vec<&[u8]>, Refusal> {
     Ok(records.into_iter().map(|record| record.get().as_bytes()).collect())
 }
 
-/// Whether a body that does not say so has one record a line: its first line is a whole JSON value, and there are more lines.
+/// Whether a body that does not say so has one record a line: its first line is a whole JSON value, and there are
+/// more lines.
 fn is_lines(body: &[u8]) -> bool {
     let mut lines = lines(body);
     let first = lines.next().is_some_and(|line| serde_json::from_slice::<&RawValue>(line).is_ok());
@@ -94,7 +96,12 @@ mod tests {
     }
 
     fn form(name: &'static str, value: &'static str) -> Result<Form, Problem> {
-        Form::of(&[(name, value)].into_iter().map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value"))).collect())
+        Form::of(
+            &[(name, value)]
+                .into_iter()
+                .map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")))
+                .collect(),
+        )
     }
 
     #[test]
@@ -118,7 +125,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_at_all_is_malformed() {
-        for (form, body) in [(Form::Json, ""), (Form::Unsaid, " \n"), (Form::Json, "[{}"), (Form::Json, "[] []")] {
+        for (form, body) in
+            [(Form::Json, ""), (Form::Unsaid, " \n"), (Form::Json, "[{}"), (Form::Json, "[] []")]
+        {
             assert_eq!(records(form, body), Err(code::MALFORMED_JSON), "{body}");
         }
         assert!(split(Form::Json, b"[\"\xff\"]").is_err());

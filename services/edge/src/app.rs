@@ -1,5 +1,5 @@
-//! What is around all routes. From the outside in: the request id and its span, metrics, compression, the envelope of what has no
-//! form of its own, the rate limit's headers, and the answer to paths that do not exist.
+//! What is around all routes. From the outside in: the request id and its span, metrics, compression, the envelope of
+//! what has no form of its own, the rate limit's headers, and the answer to paths that do not exist.
 
 use axum::Router;
 use axum::extract::Request;
@@ -18,7 +18,8 @@ use crate::request_id::identify;
 /// The smallest body that is compressed, in bytes.
 pub const COMPRESSED_BYTES_MIN: u64 = 512;
 
-/// `router` — one service's routes or several merged — with all that is around it. An unknown path shows how the account stands with `door`.
+/// `router` — one service's routes or several merged — with all that is around it. An unknown path shows how the
+/// account stands with `door`.
 pub fn app(router: Router, door: &Door) -> Router {
     let compression = CompressionLayer::new()
         .gzip(true)
@@ -39,8 +40,9 @@ async fn envelop(request: Request, next: Next) -> Response {
     envelope::style(Style::Campaign, next.run(request).await)
 }
 
-/// Leaves in `Accept-Encoding` only what we could do. Otherwise a caller that refuses everything else, uncompressed included, would be
-/// answered 406 with the body that it did not want; like most servers we send it uncompressed (RFC 9110, section 12.5.3 allows either).
+/// Leaves in `Accept-Encoding` only what we could do. Otherwise a caller that refuses everything else, uncompressed
+/// included, would be answered 406 with the body that it did not want; like most servers we send it uncompressed (RFC
+/// 9110, section 12.5.3 allows either).
 async fn simplify_accept_encoding(mut request: Request, next: Next) -> Response {
     let known: Vec<&str> = request
         .headers()

@@ -1,6 +1,6 @@
-//! What stands before every route. In this order: the key (401), its permission (403), the rate limit (429); then the handler, whose
-//! problems get the route's style, whose panics become 500, and whose time is limited. `OPTIONS` and methods that a route has
-//! not are answered here.
+//! What stands before every route. In this order: the key (401), its permission (403), the rate limit (429); then the
+//! handler, whose problems get the route's style, whose panics become 500, and whose time is limited. `OPTIONS` and
+//! methods that a route has not are answered here.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -176,4 +176,189 @@ pub(crate) async fn show_limit(State(door): State<Door>, request: Request, next:
     let account = async { door.keys.authenticate(&given).await.ok().map(|key| key.account.clone()) };
     door.show_limit(&mut response, account).await;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+
+    use super::*;
+    use crate::testing::{Answer, Bench, get, request, send};
+
+    /// `/read` and `/write` of the campaign's style, `/contact`, `/panic` and `/away` of the contact's.
+    fn app(bench: &Bench, limit: &str) -> Router {
+        let (reads, writes) = (bench.door(limit), bench.door(limit));
+        let read = Permission::CampaignsRead;
+        let named = async |access: Access| access.account().to_string();
+        let panics = async || -> &'static str { panic!("a bug") };
+        let away = async || Problem::Unavailable;
+        let router = Router::new()
+            .route("/read", reads.reading(Style::Campaign, read, named))
+            .route(
+                "/write",
+                writes.writing(Style::Campaign, Permission::EventsWrite, async || "x".repeat(2000)),
+            )
+            .route("/contact", reads.reading(Style::Contact, read, async || Problem::UnknownContact))
+            .route("/panic", reads.reading(Style::Contact, read, panics))
+            .route("/away", reads.reading(Style::Contact, read, away));
+        crate::app(router, &reads)
+    }
+
+    fn limits(answer: &Answer) -> [&str; 3] {
+        [limit::LIMIT, limit::REMAINING, limit::RESET].map(|name| answer.header(name))
+    }
+
+    async fn call(app: &Router, method: &str, uri: &str, key: &str) -> Answer {
+        send(app, request(method, uri, key).body(Body::empty()).expect("a request")).await
+    }
+
+    #[tokio::test]
+    async fn the_key_comes_first_then_the_permission_then_the_limit() {
+        let bench = Bench::new();
+        let reader = bench.key("acme", &[Permission::CampaignsRead]).await;
+        let other = bench.key("acme", &[Permission::EventsWrite]).await;
+        let app = app(&bench, "2/min");
+
+        let answer = get(&app, "/read", "").await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (401, "invalid_key"));
+        assert_eq!(answer.header("www-authenticate"), "Bearer");
+        assert_eq!(limits(&answer), ["2", "2", "60"]);
+
+        let answer = get(&app, "/read", &other).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (403, "insufficient_permissions"));
+        assert_eq!(answer.json()["error"]["message"], "Missing `campaigns:read` permission");
+        assert_eq!(limits(&answer), ["2", "2", "60"]);
+
+        for remaining in ["1", "0"] {
+            let answer = get(&app, "/read", &reader).await;
+            assert_eq!((answer.status.as_u16(), answer.text()), (200, "acme"));
+            assert_eq!(limits(&answer), ["2", remaining, "60"]);
+        }
+        bench.pass_ms(15_500);
+        let answer = get(&app, "/contact", &reader).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (429, "RATE_LIMITED"));
+        assert_eq!(limits(&answer), ["2", "0", "45"]);
+        assert_eq!(answer.header("retry-after"), "45");
+        // 403 goes before 429, and what is written is counted apart.
+        assert_eq!(get(&app, "/read", &other).await.status, 403);
+        assert_eq!(limits(&call(&app, "POST", "/write", &other).await), ["2", "1", "60"]);
+        bench.pass_ms(44_500);
+        assert_eq!(get(&app, "/contact", &reader).await.code(), "RESOURCE_NOT_FOUND");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_counted_shows_how_the_account_stands() {
+        let bench = Bench::new();
+        let key = bench.key("acme", &[Permission::CampaignsRead]).await;
+        let app = app(&bench, "5/s");
+        assert_eq!(limits(&get(&app, "/read", &key).await), ["5", "4", "1"]);
+        for (method, uri, status, allow, code) in [
+            ("OPTIONS", "/contact", 204, "GET, HEAD, OPTIONS", ""),
+            ("OPTIONS", "/write", 204, "POST, OPTIONS", ""),
+            ("POST", "/contact", 405, "GET, HEAD, OPTIONS", "method_not_allowed"),
+            ("HEAD", "/write", 405, "POST, OPTIONS", ""),
+            ("BREW", "/write", 405, "POST, OPTIONS", "method_not_allowed"),
+            ("GET", "/nowhere", 404, "", "not_found"),
+            ("OPTIONS", "/nowhere", 404, "", "not_found"),
+        ] {
+            for (key, remaining) in [(key.as_str(), "4"), ("", "5"), ("wbk_bad", "5")] {
+                let answer = call(&app, method, uri, key).await;
+                assert_eq!(answer.status, status, "{method} {uri}");
+                assert_eq!(answer.header("allow"), allow, "{method} {uri}");
+                // Writing is counted apart.
+                let remaining = if uri == "/write" { "5" } else { remaining };
+                assert_eq!(limits(&answer), ["5", remaining, "1"], "{method} {uri}");
+                assert_eq!(answer.header("x-request-id").len(), 36, "{method} {uri}");
+                if !code.is_empty() {
+                    assert_eq!(answer.code(), code, "{method} {uri}");
+                    assert_eq!(answer.header("content-type"), "application/json");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn off_shows_nothing() {
+        let bench = Bench::new();
+        let key = bench.key("acme", &[Permission::CampaignsRead]).await;
+        let app = app(&bench, "off");
+        for (uri, key) in [("/read", key.as_str()), ("/read", ""), ("/nowhere", ""), ("/contact", &key)] {
+            assert_eq!(limits(&get(&app, uri, key).await), ["", "", ""], "{uri}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_and_a_store_that_is_away_have_the_routes_envelope() {
+        let bench = Bench::new();
+        let key = bench.key("acme", &[Permission::CampaignsRead]).await;
+        let app = app(&bench, "10/min");
+        let answer = get(&app, "/panic", &key).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (500, "INTERNAL_ERROR"));
+        assert_eq!(limits(&answer), ["10", "9", "60"]);
+        let answer = get(&app, "/away", &key).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "SERVICE_UNAVAILABLE"));
+        assert_ne!(answer.header("retry-after"), "");
+        bench.store.set_away(true);
+        bench.pass_ms(60_000);
+        let answer = get(&app, "/read", &key).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "unavailable"));
+        assert_eq!(limits(&answer), ["10", "10", "60"]);
+        assert_eq!(get(&app, "/nowhere", &key).await.status, 404);
+    }
+
+    #[tokio::test]
+    async fn ids_are_the_callers_or_new() {
+        let bench = Bench::new();
+        let app = app(&bench, "off");
+        for (given, kept) in
+            [("abc-1", true), (&"x".repeat(128), true), (&"x".repeat(129), false), ("a b", false)]
+        {
+            let asked = request("GET", "/read", "").header("x-request-id", given);
+            let answer = send(&app, asked.body(Body::empty()).expect("a request")).await;
+            assert_eq!(answer.header("x-request-id") == given, kept, "{given}");
+            assert!(!answer.header("x-request-id").is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn head_is_get_without_its_body_and_compression_is_as_asked() {
+        let bench = Bench::new();
+        let key = bench.key("acme", &[Permission::CampaignsRead, Permission::EventsWrite]).await;
+        let app = app(&bench, "off");
+        let head = call(&app, "HEAD", "/read", &key).await;
+        assert_eq!((head.status.as_u16(), head.text(), head.header("content-length")), (200, "", "4"));
+        for (accepted, encoding) in [
+            ("gzip", "gzip"),
+            ("gzip, zstd, br", "zstd"),
+            ("br;q=1.0, gzip;q=0.2", "gzip"),
+            ("", ""),
+            ("identity;q=0, *;q=0", ""),
+            ("gzip;q=0", ""),
+        ] {
+            let asked = request("POST", "/write", &key).header("accept-encoding", accepted);
+            let answer = send(&app, asked.body(Body::empty()).expect("a request")).await;
+            assert_eq!(
+                (answer.status.as_u16(), answer.header("content-encoding")),
+                (200, encoding),
+                "{accepted}"
+            );
+            assert_eq!(answer.body.len() < 2000, !encoding.is_empty(), "{accepted}");
+        }
+        let asked = request("GET", "/read", &key).header("accept-encoding", "gzip");
+        let small = send(&app, asked.body(Body::empty()).expect("a request")).await;
+        assert_eq!((small.text(), small.header("content-encoding")), ("acme", ""));
+    }
+
+    #[tokio::test]
+    async fn requests_are_measured_by_route() {
+        let bench = Bench::new();
+        let app = app(&bench, "off");
+        get(&app, "/nowhere/secret", "").await;
+        get(&app, "/away?x=secret", "").await;
+        let shown = String::from_utf8(telemetry::metrics::render()).expect("text");
+        assert!(shown.contains(r#"backstamp_http_requests_total{route="/away",status="401"}"#), "{shown}");
+        assert!(shown.contains(r#"backstamp_http_requests_total{route="none",status="404"}"#), "{shown}");
+        assert!(!shown.contains("secret"));
+    }
 }

@@ -1,8 +1,8 @@
 //! Errors: what can be wrong with a request, and the two forms in which it is said.
 //!
-//! A handler answers a [`Problem`]; as a response it is a bare status that carries the problem along. The [`Door`](crate::Door) of the
-//! route, or the [`app`](crate::app::app) around all routes, gives it the [`Style`] of its family. What caused a problem is logged where
-//! the problem is made, and is never sent.
+//! A handler answers a [`Problem`]; as a response it is a bare status that carries the problem along. The
+//! [`Door`](crate::Door) of the route, or the [`app`](crate::app::app) around all routes, gives it the [`Style`] of
+//! its family. What caused a problem is logged where the problem is made, and is never sent.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -23,7 +23,8 @@ const SHOWN_CHARS_MAX: usize = 100;
 /// The form of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// `{"error":{"code":"invalid_key","message":…}}`: the campaign event stream, the intake, and everything that has no form of its own.
+    /// `{"error":{"code":"invalid_key","message":…}}`: the campaign event stream, the intake, and everything that has
+    /// no form of its own.
     Campaign,
     /// `{"error":{"code":"UNAUTHENTICATED","message":…,"details":…}}`: the contact timeline.
     Contact,
@@ -112,7 +113,9 @@ impl Problem {
                 Style::Campaign => StatusCode::BAD_REQUEST,
                 Style::Contact => StatusCode::UNPROCESSABLE_ENTITY,
             },
-            Problem::UnknownPath | Problem::UnknownCampaign | Problem::UnknownContact => StatusCode::NOT_FOUND,
+            Problem::UnknownPath | Problem::UnknownCampaign | Problem::UnknownContact => {
+                StatusCode::NOT_FOUND
+            }
             Problem::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Problem::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Problem::BodyIncomplete => StatusCode::BAD_REQUEST,
@@ -130,7 +133,9 @@ impl Problem {
             Problem::Forbidden(_) => ("insufficient_permissions", "FORBIDDEN"),
             Problem::RateLimited { .. } => ("rate_limited", "RATE_LIMITED"),
             Problem::Invalid(faults) => match faults.first() {
-                Some(Fault { what: FaultKind::EventType(_), .. }) => ("invalid_event_type", "VALIDATION_ERROR"),
+                Some(Fault { what: FaultKind::EventType(_), .. }) => {
+                    ("invalid_event_type", "VALIDATION_ERROR")
+                }
                 _ => ("invalid_parameter", "VALIDATION_ERROR"),
             },
             Problem::UnknownPath => ("not_found", "RESOURCE_NOT_FOUND"),

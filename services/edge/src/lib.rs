@@ -6,9 +6,9 @@
 //! | [`keys`] | API keys, looked up and remembered for seconds |
 //! | [`limit`] | the rate limit of an account |
 //! | [`envelope`] | every error there is, and its two forms |
-//! | [`app`] | what is around all routes: request ids, metrics, compression, unknown paths |
+//! | [`mod@app`] | what is around all routes: request ids, metrics, compression, unknown paths |
 //! | [`request_id`] | `X-Request-Id` |
-//! | [`serve`] | connections: their number, their time-outs, their end |
+//! | [`mod@serve`] | connections: their number, their time-outs, their end |
 
 pub mod app;
 pub mod door;
@@ -18,6 +18,8 @@ pub mod limit;
 mod measure;
 pub mod request_id;
 pub mod serve;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod wire;
 
 use std::sync::Arc;

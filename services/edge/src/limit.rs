@@ -1,4 +1,5 @@
-//! The rate limit: so many requests of an account in a window of time that begins with its first request. Counted per process.
+//! The rate limit: so many requests of an account in a window of time that begins with its first request. Counted per
+//! process.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -48,7 +49,8 @@ pub enum Per {
 impl RateLimit {
     /// Reads `1000/min`, `20/s`, `5000/h` or `off`; the error says what was expected.
     pub fn parse(text: &str) -> Result<RateLimit, String> {
-        let wrong = || format!("rate limit '{text}': expected off, or a number and /s, /min or /h, such as 1000/min");
+        let wrong =
+            || format!("rate limit '{text}': expected off, or a number and /s, /min or /h, such as 1000/min");
         if text == "off" {
             return Ok(RateLimit::Off);
         }

@@ -104,7 +104,8 @@ async fn converse(stream: TcpStream, router: Router, shutdown: Shutdown, bounds:
     }
 }
 
-/// A connection that broke before it was accepted is nothing; when files are used up, trying again at once would only spin.
+/// A connection that broke before it was accepted is nothing; when files are used up, trying again at once would only
+/// spin.
 async fn pause_after(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {

@@ -1,5 +1,5 @@
-//! A connection's bytes. What HTTP leaves to TCP and TCP to nobody: a peer that stops reading, and an answer that must arrive although its
-//! request was not read to the end.
+//! A connection's bytes. What HTTP leaves to TCP and TCP to nobody: a peer that stops reading, and an answer that
+//! must arrive although its request was not read to the end.
 
 use std::io;
 use std::pin::Pin;
@@ -18,8 +18,9 @@ pub(crate) const LINGER_BYTES_MAX: usize = 64 << 20;
 
 /// A stream with these bounds.
 ///
-/// Closing a socket with unread bytes in it resets the connection, and the peer may lose an answer (413, 401 …) that it has not yet
-/// read. So after its last byte a wire reads on, throwing away, until the peer closes too (RFC 9112, section 9.6).
+/// Closing a socket with unread bytes in it resets the connection, and the peer may lose an answer (413, 401 …) that
+/// it has not yet read. So after its last byte a wire reads on, throwing away, until the peer closes too (RFC 9112,
+/// section 9.6).
 pub(crate) struct Wire<T> {
     stream: T,
     stalled: Option<Pin<Box<Sleep>>>,
@@ -49,7 +50,11 @@ impl<T> Wire<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -83,8 +88,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         if linger.is_none() {
             ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
         }
-        let linger = linger
-            .get_or_insert_with(|| Linger { silence: Box::pin(sleep(LINGER_SILENCE_MAX)), bytes: 0 });
+        let linger =
+            linger.get_or_insert_with(|| Linger { silence: Box::pin(sleep(LINGER_SILENCE_MAX)), bytes: 0 });
         let mut scratch = [std::mem::MaybeUninit::uninit(); 8192];
         while linger.bytes < LINGER_BYTES_MAX {
             let mut thrown_away = ReadBuf::uninit(&mut scratch);

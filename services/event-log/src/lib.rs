@@ -16,7 +16,7 @@ pub mod kafka;
 pub mod record;
 
 pub use appender::Appender;
-pub use embedded::EmbeddedLog;
+pub use embedded::{EmbeddedLog, EmbeddedOptions};
 pub use error::{Cause, LogError};
 pub use kafka::{Batch, BatchLimits, Claim, CommitOutcome, KafkaAppender, KafkaConfig, KafkaConsumer};
 pub use kafka::{CAMPAIGN_EVENTS_PARTITIONS, OptionsError, TopicSettings, TopicsReport, ensure_topics, parse_options};

@@ -134,6 +134,7 @@ impl EmbeddedStore {
         self.read("committed_offset", |tables| {
             tables.facts.get(keys::COMMITTED_OFFSET)?.map_or(Ok(0), |stored| records::decode_number(&stored))
         })
+        .await
     }
 
     /// Commits an offset. It is durable no sooner than everything that was written before it.
@@ -161,12 +162,13 @@ impl EmbeddedStore {
         done.map_err(|cause| StoreError::new(statement, cause))
     }
 
-    /// Reads something short, here and now.
-    fn read<T>(
+    /// Reads something short, here and now; who does nothing else gives way to others now and then.
+    async fn read<T>(
         &self,
         statement: &'static str,
         work: impl FnOnce(&Tables) -> Result<T, Cause>,
     ) -> Result<T, StoreError> {
+        tokio::task::coop::consume_budget().await;
         work(&self.tables).map_err(|cause| StoreError::new(statement, cause))
     }
 }
@@ -233,6 +235,7 @@ impl EventStore for EmbeddedStore {
             let read = |cell: &u32| read_cell(&snapshot, &tables.tallies, &keys::tally(timeline, *cell));
             cells.iter().map(read).collect()
         })
+        .await
     }
 
     async fn write_sends(&self, now: Timestamp, sends: &[SendWrite]) -> Result<(), StoreError> {
@@ -254,6 +257,7 @@ impl EventStore for EmbeddedStore {
             };
             messages.iter().map(read).collect()
         })
+        .await
     }
 
     async fn put_waiting(&self, now: Timestamp, waiting: &[Waiting]) -> Result<(), StoreError> {
@@ -285,6 +289,7 @@ impl EventStore for EmbeddedStore {
             }
             Ok(found)
         })
+        .await
     }
 
     async fn remove_waiting(&self, waiting: &[Waiting]) -> Result<(), StoreError> {
@@ -318,6 +323,7 @@ impl EventStore for EmbeddedStore {
             };
             keys.iter().map(read).collect()
         })
+        .await
     }
 
     async fn mark_known(&self, timelines: &[TimelineId]) -> Result<(), StoreError> {
@@ -332,7 +338,7 @@ impl EventStore for EmbeddedStore {
     }
 
     async fn is_known(&self, timeline: &TimelineId) -> Result<bool, StoreError> {
-        self.read("is_known", |tables| Ok(tables.facts.contains_key(keys::known(timeline))?))
+        self.read("is_known", |tables| Ok(tables.facts.contains_key(keys::known(timeline))?)).await
     }
 
     async fn take_epoch(&self, scope: &str) -> Result<u64, StoreError> {
@@ -359,6 +365,7 @@ impl EventStore for EmbeddedStore {
             let stored = tables.facts.get(keys::api_key(id))?;
             Ok(stored.map(|stored| records::decode_key(&stored)).transpose()?)
         })
+        .await
     }
 
     async fn list_keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
@@ -366,6 +373,7 @@ impl EventStore for EmbeddedStore {
             let stored = tables.facts.prefix(keys::api_key(""));
             stored.map(|item| Ok(records::decode_key(&item.value()?)?)).collect()
         })
+        .await
     }
 
     async fn check(&self) -> Result<(), StoreError> {
@@ -398,7 +406,7 @@ impl Tables {
             .open()?;
         let keyspace = |name, sixteenths: u64| {
             let memtable_bytes = config.memtable_bytes / 16 * sixteenths;
-            database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes))
+            database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes).data_block_size_policy(fjall::config::BlockSizePolicy::all(std::env::var("BS").unwrap().parse().unwrap())))
         };
         Ok(Tables {
             rows: keyspace("rows", 8)?,
@@ -453,8 +461,11 @@ impl Tables {
         damaged?;
         self.change(|batch| {
             for (key, cell) in puts {
-                let there = keyspace.get(&key)?;
-                if there.is_none_or(|there| beats(&cell, &there).unwrap_or(true)) {
+                let wins = match keyspace.get(&key)? {
+                    Some(there) => beats(&cell, &there)?,
+                    None => true,
+                };
+                if wins {
                     batch.insert(keyspace, key, cell);
                 }
             }
@@ -560,3 +571,6 @@ fn after_sweep(stored: &[u8], now: Timestamp) -> Result<After, Cause> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

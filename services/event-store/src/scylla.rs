@@ -617,7 +617,7 @@ mod tests {
 
     #[test]
     fn a_life_is_rounded_up_and_never_for_ever() {
-        let ttl = |left_ms| ttl_s(Timestamp(1_000_000), Timestamp(1_000_000 + left_ms));
+        let ttl = |left_ms: i64| ttl_s(Timestamp(1_000_000), Timestamp(1_000_000 + left_ms));
         assert_eq!(ttl(1), Some(1));
         assert_eq!(ttl(1000), Some(1));
         assert_eq!(ttl(1001), Some(2));

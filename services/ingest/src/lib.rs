@@ -1,7 +1,43 @@
 //! Log in, store out. [`place`] takes raw events as they come: decodes, filters, joins, and hands rows on by timeline. [`own`]
-//! writes each timeline's rows and tallies. [`references`] keeps names.
+//! writes each timeline's rows and tallies. [`references`] keeps names. [`kafka`] runs them as members of consumer groups,
+//! [`embedded`] in one process.
 
+pub mod embedded;
+pub mod kafka;
 pub mod own;
 pub mod place;
 pub mod references;
 pub mod retry;
+
+use std::sync::Arc;
+
+use timeline::Timestamp;
+use timeline::filter::ListManagementFilter;
+use timeline::tally::Sizes;
+
+pub(crate) use kafka::BatchTimer;
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Row keys that owners hold in memory, some 100 bytes each.
+pub const KEYS_HELD_MAX: usize = 400_000;
+
+/// How ingest is set up.
+#[derive(Clone, Debug)]
+pub struct IngestSettings {
+    /// How long events are kept, in milliseconds of event time.
+    pub retention_ms: i64,
+    /// Which clicks are list management.
+    pub filter: ListManagementFilter,
+}
+
+impl IngestSettings {
+    fn owner(&self) -> own::OwnerSettings {
+        own::OwnerSettings {
+            retention_ms: self.retention_ms,
+            keys_held_max: KEYS_HELD_MAX,
+            sizes: Sizes::default(),
+        }
+    }
+}

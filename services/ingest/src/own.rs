@@ -23,6 +23,8 @@ const STORE_REQUESTS_MAX: usize = 64;
 pub const ROW_GRACE_MS: i64 = DAY_MS;
 /// Write stamps that an epoch leases: 2^26.
 const EPOCH_STAMPS: i64 = 1 << 26;
+/// A partition is taken over anew before its stamps run out; no batch needs as many.
+const STAMPS_LEFT_MIN: i64 = 1 << 20;
 /// What a timeline that is held costs beside its keys, in keys.
 const TIMELINE_COST_KEYS: usize = 8;
 /// How often memory is looked at.
@@ -111,10 +113,15 @@ impl Owner {
         self.partitions.retain(|partition, held| claims.get(partition) == Some(&held.claim));
     }
 
-    /// Writes and counts a batch; returns when all of it is acknowledged. Tries without end.
+    /// Writes and counts a batch; returns when all of it is acknowledged. Tries without end. A partition that was not taken over under
+    /// its claim is so first.
     pub async fn work(&mut self, now: Timestamp, batches: Vec<OwnBatch>) -> Owned {
         self.batch += 1;
-        self.take_over(&batches).await;
+        for OwnBatch { partition, claim, .. } in &batches {
+            if !self.holds(*partition, *claim) {
+                self.take_over(*partition, *claim).await;
+            }
+        }
         let mut owned = Owned::default();
         let by_timeline = self.group(now, batches, &mut owned);
         let mut touched = self.touch(by_timeline).await;
@@ -130,7 +137,7 @@ impl Owner {
         let mut writes = Vec::new();
         for (timeline, keys) in touched.iter_mut().zip(new) {
             timeline.held.tree.insert(keys);
-            writes.extend(self.tallies_of(now, timeline).await);
+            writes.extend(self.tallies_of(now, timeline));
         }
         stream::iter(&writes)
             .for_each_concurrent(STORE_REQUESTS_MAX, |write| {
@@ -152,21 +159,21 @@ impl Owner {
         owned
     }
 
-    /// Takes partitions over whose claim is new: an epoch of their own, and nothing held yet.
-    async fn take_over(&mut self, batches: &[OwnBatch]) {
-        for OwnBatch { partition, claim, .. } in batches {
-            if self.partitions.get(partition).is_none_or(|held| held.claim != *claim) {
-                let stamp = self.take_epoch(*partition).await * EPOCH_STAMPS;
-                tracing::info!(partition, epoch = stamp / EPOCH_STAMPS, "took a partition over");
-                let held = Partition {
-                    claim: *claim,
-                    stamp,
-                    stamps_end: stamp + EPOCH_STAMPS - 1,
-                    timelines: HashMap::new(),
-                };
-                self.partitions.insert(*partition, held);
-            }
-        }
+    /// Whether a partition was taken over under `claim`, and has stamps left.
+    pub fn holds(&self, partition: i32, claim: u64) -> bool {
+        let held = self.partitions.get(&partition).filter(|held| held.claim == claim);
+        held.is_some_and(|held| held.stamps_end - held.stamp > STAMPS_LEFT_MIN)
+    }
+
+    /// Takes a partition over: an epoch of its own, and nothing held yet. Whoever shares the log with others must then make sure that
+    /// the claim is still current, and not work under it if it is not: else an owner that was stopped between its claim and
+    /// its epoch would outrank its successor.
+    pub async fn take_over(&mut self, partition: i32, claim: u64) {
+        let stamp = self.take_epoch(partition).await * EPOCH_STAMPS;
+        tracing::info!(partition, epoch = stamp / EPOCH_STAMPS, "took a partition over");
+        let held =
+            Partition { claim, stamp, stamps_end: stamp + EPOCH_STAMPS - 1, timelines: HashMap::new() };
+        self.partitions.insert(partition, held);
     }
 
     async fn take_epoch(&self, partition: i32) -> i64 {
@@ -354,7 +361,7 @@ impl Owner {
     }
 
     /// The cells of a timeline that changed, stamped now that they are counted; none for one that needs no tree yet.
-    async fn tallies_of(&mut self, now: Timestamp, touched: &mut Touched) -> Option<TallyWrite> {
+    fn tallies_of(&mut self, now: Timestamp, touched: &mut Touched) -> Option<TallyWrite> {
         let Touched { partition, id, held, .. } = touched;
         let splits = held.tree.take_splits();
         if !held.stored && held.tree.rows() <= self.settings.sizes.scan_rows_max as u64 {
@@ -373,12 +380,6 @@ impl Owner {
         let cells = held.tree.take_dirty();
         if cells.is_empty() {
             return None;
-        }
-        if self.partitions.get(partition).is_some_and(|partition| partition.stamp >= partition.stamps_end) {
-            let stamp = self.take_epoch(*partition).await * EPOCH_STAMPS;
-            if let Some(partition) = self.partitions.get_mut(partition) {
-                (partition.stamp, partition.stamps_end) = (stamp, stamp + EPOCH_STAMPS - 1);
-            }
         }
         let partition = self.partitions.get_mut(partition)?;
         partition.stamp += 1;

@@ -178,11 +178,10 @@ impl Place {
         if waiting.is_empty() {
             return;
         }
-        let messages: BTreeSet<_> =
-            waiting.iter().map(|waiting| (waiting.account.clone(), waiting.message.clone())).collect();
+        let messages: BTreeSet<_> = waiting.iter().map(waiting_key).collect();
         let facts = self.read_sends(messages).await;
         for waiting in waiting {
-            let Some(facts) = facts.get(&(waiting.account.clone(), waiting.message.clone())) else {
+            let Some(facts) = facts.get(&waiting_key(&waiting)) else {
                 continue;
             };
             match decode_event(&waiting.event, waiting.appended_at) {
@@ -232,25 +231,32 @@ impl Place {
                 })
             })
             .collect();
+        let mut found_late = BTreeMap::new();
         if !waiting.is_empty() {
             until_done("put_waiting", || self.store.put_waiting(now, &waiting)).await;
             // Its send may have come between the first look and now.
-            let again =
-                waiting.iter().map(|waiting| (waiting.account.clone(), waiting.message.clone())).collect();
-            facts.extend(self.look(again).await);
-            placed.joined.extend(
-                waiting.into_iter().filter(|waiting| {
-                    facts.contains_key(&(waiting.account.clone(), waiting.message.clone()))
-                }),
-            );
+            found_late = self.look(waiting.iter().map(waiting_key).collect()).await;
+            placed
+                .joined
+                .extend(waiting.into_iter().filter(|waiting| found_late.contains_key(&waiting_key(waiting))));
         }
         for Arrived { event, appended_at, .. } in arrived {
-            match key_to_join(event).map(|key| facts.get(&key)) {
-                None => self.place_one(event, *appended_at, Placing::Complete, placed).await,
-                Some(Some(facts)) => {
+            let key = key_to_join(event);
+            let (facts, late) = (
+                key.as_ref().and_then(|key| facts.get(key)),
+                key.as_ref().and_then(|key| found_late.get(key)),
+            );
+            match (key.is_some(), facts, late) {
+                (false, ..) => self.place_one(event, *appended_at, Placing::Complete, placed).await,
+                (true, Some(facts), _) => {
                     self.place_one(&join(event, facts), *appended_at, Placing::Complete, placed).await
                 }
-                Some(None) => self.place_one(event, *appended_at, Placing::Incomplete, placed).await,
+                // A repeat of it may stand incomplete, and what waits for both is taken off the list with this one.
+                (true, None, Some(facts)) => {
+                    self.place_one(&join(event, facts), *appended_at, Placing::CompleteAfterWaiting, placed)
+                        .await;
+                }
+                (true, None, None) => self.place_one(event, *appended_at, Placing::Incomplete, placed).await,
             }
         }
     }
@@ -294,6 +300,10 @@ impl Place {
 
 fn message_key(event: &Event) -> Option<(AccountId, Id)> {
     event.message.clone().map(|message| (event.account.clone(), message))
+}
+
+fn waiting_key(waiting: &Waiting) -> (AccountId, Id) {
+    (waiting.account.clone(), waiting.message.clone())
 }
 
 fn key_to_join(event: &Event) -> Option<(AccountId, Id)> {

@@ -1,5 +1,5 @@
-//! Which campaigns and contacts exist. One that does goes on existing, so what the store affirmed is remembered; what it
-//! denied is asked again.
+//! Which campaigns and contacts exist. One that does goes on existing, so what the store affirmed is remembered; what
+//! it denied is asked again.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};

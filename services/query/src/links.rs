@@ -1,5 +1,5 @@
-//! The `Link` header: where the first, previous, next and last page are (RFC 8288), as relative references that keep the path and the
-//! query as they came but for `page`.
+//! The `Link` header: where the first, previous, next and last page are (RFC 8288), as relative references that keep
+//! the path and the query as they came but for `page`.
 
 use std::fmt::Write;
 
@@ -25,7 +25,8 @@ pub(crate) fn links(uri: &Uri, paging: Paging, total: u64) -> Option<HeaderValue
     if target.len() > LINKED_BYTES_MAX {
         return None;
     }
-    let links = pages.into_iter().filter_map(|(rel, page)| Some(format!(r#"<{target}{}>; rel="{rel}""#, page?)));
+    let links =
+        pages.into_iter().filter_map(|(rel, page)| Some(format!(r#"<{target}{}>; rel="{rel}""#, page?)));
     HeaderValue::from_str(&links.collect::<Vec<_>>().join(", ")).ok()
 }
 
@@ -43,7 +44,8 @@ fn target(uri: &Uri) -> String {
     target
 }
 
-/// Adds `text`, with what may not stand in a header's `<…>` percent-encoded. An URI that came over HTTP has next to nothing of it.
+/// Adds `text`, with what may not stand in a header's `<…>` percent-encoded. An URI that came over HTTP has next to
+/// nothing of it.
 fn push_encoded(target: &mut String, text: &str) {
     for byte in text.bytes() {
         if byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'"' | b'\\') {
@@ -80,7 +82,10 @@ mod tests {
     fn ends_have_no_further_page() {
         let only = |page, total| {
             let rels = rels("/e", page, 10, total);
-            rels.iter().map(|link| link.replace("</e?page=", "").replace(">; rel=", "")).collect::<Vec<_>>().join(" ")
+            rels.iter()
+                .map(|link| link.replace("</e?page=", "").replace(">; rel=", ""))
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         assert_eq!(only(1, 0), r#"1"first" 1"last""#);
         assert_eq!(only(1, 10), r#"1"first" 1"last""#);

@@ -1,5 +1,5 @@
-//! What references say now: names of campaigns, automations and lists, addresses of contacts. Laid over rows when they are
-//! read, through a cache so short-lived that a renamed campaign shows within a second.
+//! What references say now: names of campaigns, automations and lists, addresses of contacts. Laid over rows when
+//! they are read, through a cache so short-lived that a renamed campaign shows within a second.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -42,7 +42,10 @@ impl Names {
     }
 
     /// The references of `keys`, those that are not remembered in one request to the store.
-    pub(crate) async fn look_up(&self, keys: impl Iterator<Item = ReferenceKey>) -> Result<PageNames, StoreError> {
+    pub(crate) async fn look_up(
+        &self,
+        keys: impl Iterator<Item = ReferenceKey>,
+    ) -> Result<PageNames, StoreError> {
         let now = (self.clock)();
         let wanted: HashSet<ReferenceKey> = keys.collect();
         let mut found = PageNames::default();
@@ -50,7 +53,8 @@ impl Names {
         {
             let mut remembered = self.remembered();
             for key in wanted {
-                match remembered.get(&key).filter(|held| (0..FRESH_MS_MAX).contains(&(now.0 - held.since.0))) {
+                match remembered.get(&key).filter(|held| (0..FRESH_MS_MAX).contains(&(now.0 - held.since.0)))
+                {
                     Some(held) => found.insert(key, held.reference.clone()),
                     None => missing.push(key),
                 }

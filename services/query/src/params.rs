@@ -1,9 +1,10 @@
 //! The parameters of a query, as forms write them: `name=value&…`, percent-encoded, `+` for a space.
 //!
-//! An unknown parameter is ignored, an empty one counts as absent, and one that has several different values is at fault.
+//! An unknown parameter is ignored, an empty one counts as absent, and one that has several different values is at
+//! fault.
 
-use edge::envelope::{Fault, FaultKind};
 use edge::Problem;
+use edge::envelope::{Fault, FaultKind};
 use timeline::Timestamp;
 use timeline::time::{DAY_MS, parse_date, parse_date_time};
 
@@ -100,8 +101,8 @@ pub(crate) fn parse_lower(text: &str) -> Option<Timestamp> {
     Some(if read.cut { read.at.plus_ms(1) } else { read.at })
 }
 
-/// The last millisecond that `text` covers: an upper bound. A bare date is its last instant; a time without a fraction is its whole
-/// second.
+/// The last millisecond that `text` covers: an upper bound. A bare date is its last instant; a time without a
+/// fraction is its whole second.
 pub(crate) fn parse_upper(text: &str) -> Option<Timestamp> {
     if let Some(day) = parse_date(text) {
         return Some(day.plus_ms(DAY_MS - 1));
@@ -110,8 +111,8 @@ pub(crate) fn parse_upper(text: &str) -> Option<Timestamp> {
     Some(if read.fraction { read.at } else { read.at.plus_ms(999) })
 }
 
-/// `text` as the parser wants it. A `+` that was not percent-encoded arrives as a space, and no time has a space. Of a fraction's digits,
-/// which RFC 3339 does not limit, those after the ninth matter only by not being zero.
+/// `text` as the parser wants it. A `+` that was not percent-encoded arrives as a space, and no time has a space. Of
+/// a fraction's digits, which RFC 3339 does not limit, those after the ninth matter only by not being zero.
 fn readable(text: &str) -> String {
     let mut text = text.replace(' ', "+");
     if let Some(point) = text.find('.') {
@@ -218,7 +219,9 @@ mod tests {
         assert_eq!(number("1"), Some(1));
         assert_eq!(number("007"), Some(7));
         assert_eq!(number("2147483648"), Some(NUMBER_MAX));
-        for bad in ["0", "-1", "%2B1", "+1", "1.0", "1e3", "abc", "2147483649", "99999999999999999999999", "1%20"] {
+        for bad in
+            ["0", "-1", "%2B1", "+1", "1.0", "1e3", "abc", "2147483649", "99999999999999999999999", "1%20"]
+        {
             assert_eq!(number(bad), None, "{bad}");
         }
     }

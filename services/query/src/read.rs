@@ -324,7 +324,7 @@ impl Reader<'_> {
     }
 }
 
-/// The rows of a segment in all its parts, newest first. Where an event stands in two parts, the later part's row is it.
+/// The rows of a segment in all its parts, newest first. Where an event stands in two parts, the row of the greater rank is it.
 async fn read_parts(
     store: &dyn EventStore,
     timeline: &TimelineId,
@@ -335,8 +335,11 @@ async fn read_parts(
     if let [part] = segment.parts.as_slice() {
         return read(part).await;
     }
-    let mut rows = try_join_all(segment.parts.iter().rev().map(read)).await?.concat();
-    rows.sort_by(|one, next| next.key.position.cmp(&one.key.position));
+    let mut rows = try_join_all(segment.parts.iter().map(read)).await?.concat();
+    let rank = |row: &StoredRow| RowBody::rank_of(&row.body);
+    rows.sort_by(|one, next| {
+        next.key.position.cmp(&one.key.position).then_with(|| rank(next).cmp(&rank(one)))
+    });
     rows.dedup_by(|next, kept| next.key.position == kept.key.position);
     Ok(rows)
 }

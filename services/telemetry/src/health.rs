@@ -80,8 +80,8 @@ impl Check {
         }
     }
 
-    /// Asks `probe` every `interval` until the process stops; one that takes longer than [`CHECK_TIMEOUT`] has failed. An
-    /// error's text is shown: see [`Check::fail`].
+    /// Asks `probe` every `interval` until the process stops; one that takes longer than [`CHECK_TIMEOUT`] has
+    /// failed. An error's text is shown: see [`Check::fail`].
     pub async fn keep<E: std::fmt::Display>(
         self,
         interval: Duration,
@@ -128,12 +128,17 @@ mod tests {
     async fn a_probe_that_hangs_has_failed() {
         let health = Health::new(&Shutdown::new());
         let check = health.check("store");
-        let kept = tokio::spawn(check.keep(Duration::from_secs(1), async || {
-            std::future::pending::<()>().await;
+        let never = Arc::new(tokio::sync::Notify::new());
+        let probed = never.clone();
+        let kept = tokio::spawn(check.keep(Duration::from_secs(1), async move || {
+            probed.notified().await;
             Ok::<(), String>(())
         }));
         tokio::time::sleep(CHECK_TIMEOUT + Duration::from_millis(1)).await;
         assert_eq!(health.readiness().checks["store"], Err("no answer in time".to_owned()));
+        never.notify_one();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(health.readiness().is_ready);
         kept.abort();
     }
 }

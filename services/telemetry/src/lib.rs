@@ -1,5 +1,5 @@
-//! What every service tells about itself — [`metrics`], [`logs`], [`health`], and the [`ops`] routes that show them — and how
-//! it stops: [`shutdown`].
+//! What every service tells about itself — [`metrics`], [`logs`], [`health`], and the [`ops`] routes that show them —
+//! and how it stops: [`shutdown`].
 
 pub mod health;
 pub mod logs;

@@ -48,7 +48,8 @@ pub fn start(format: Format, filter: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Logs where a panic was, and its message where that is a literal: a formatted one may hold what does not belong in a log.
+/// Logs where a panic was, and its message where that is a literal: a formatted one may hold what does not belong in
+/// a log.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let message = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(formatted)");
     let place = panic.location().map(ToString::to_string).unwrap_or_default();

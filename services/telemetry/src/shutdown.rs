@@ -15,8 +15,8 @@ impl Shutdown {
         Shutdown(Arc::new(watch::Sender::new(false)))
     }
 
-    /// A handle that SIGTERM and SIGINT trigger too. A second SIGINT — somebody at a terminal who will not wait — ends the
-    /// process at once, with exit code 130.
+    /// A handle that SIGTERM and SIGINT trigger too. A second SIGINT — somebody at a terminal who will not wait —
+    /// ends the process at once, with exit code 130.
     ///
     /// Must be called within a runtime. Fails where the signals cannot be listened to.
     pub fn on_signals() -> std::io::Result<Shutdown> {

@@ -168,6 +168,8 @@ pub struct Row {
 #[derive(Clone, Debug, PartialEq, Default)]
 #[expect(missing_docs, reason = "named as the wire format names them")]
 pub struct RowBody {
+    /// Of two rows of one event the one with the greater rank is right: its [`write_stamp`] without the event's time.
+    pub rank: u16,
     pub contact: Option<Uuid>,
     pub email: Option<Box<str>>,
     pub campaign: Option<Id>,
@@ -183,10 +185,11 @@ pub struct RowBody {
 const BODY_VERSION: u8 = 1;
 
 impl RowBody {
-    /// The stored form: the version, a bit for each field that is there, the fields.
+    /// The stored form: the version, the rank, a bit for each field that is there, the fields.
     pub fn encode(&self) -> Vec<u8> {
         let texts = self.texts();
         let mut out = Writer::new(BODY_VERSION);
+        out.number(u64::from(self.rank));
         let present = texts.iter().enumerate().fold(u8::from(self.contact.is_some()), |bits, (at, text)| {
             bits | u8::from(text.is_some()) << (at + 1)
         });
@@ -200,9 +203,15 @@ impl RowBody {
         out.finish()
     }
 
+    /// The rank in a stored form; 0 where that is damaged.
+    pub fn rank_of(stored: &[u8]) -> u16 {
+        Reader::new(stored, BODY_VERSION, "row").and_then(|mut bytes| bytes.small()).unwrap_or(0)
+    }
+
     /// Reads the stored form.
     pub fn decode(stored: &[u8]) -> Result<RowBody, Damaged> {
         let mut bytes = Reader::new(stored, BODY_VERSION, "row")?;
+        let rank = bytes.small()?;
         let present = bytes.byte()?;
         let contact = match present & 1 {
             0 => None,
@@ -212,6 +221,7 @@ impl RowBody {
         let id =
             |text: Option<&str>| text.map(|text| Id::parse(text).ok_or(Damaged { what: "row" })).transpose();
         Ok(RowBody {
+            rank,
             contact,
             email: text(1)?.map(Into::into),
             campaign: id(text(2)?)?,
@@ -271,6 +281,8 @@ pub fn write_stamp(at: Timestamp, appended_at: Timestamp, complete: bool) -> i64
 pub enum Placing {
     /// With all that it will ever have.
     Complete,
+    /// With all that it will ever have, while another copy of it may have been placed incomplete.
+    CompleteAfterWaiting,
     /// While its `send` has not come.
     Incomplete,
     /// Once its `send` has come; the rows of [`Placing::Incomplete`], if it had any, stand already.
@@ -279,8 +291,11 @@ pub enum Placing {
 
 /// The rows of `event`: one in its campaign's timeline and one in its contact's, where it has them and they could ever show it.
 pub fn project(event: &Event, appended_at: Timestamp, placing: Placing) -> Vec<PlacedRow> {
+    let stamp = write_stamp(event.at, appended_at, placing != Placing::Incomplete);
+    let rank = (stamp - event.at.0 * 1000) as u16;
     let on_campaign = event.campaign.as_ref().filter(|_| TypeSet::CAMPAIGN.contains(event.event_type));
     let shown_on_campaign = on_campaign.map(|_| RowBody {
+        rank,
         contact: event.contact,
         email: event.email.clone(),
         step: event.step.clone(),
@@ -290,6 +305,7 @@ pub fn project(event: &Event, appended_at: Timestamp, placing: Placing) -> Vec<P
     let on_contact = event.contact.map(|contact| {
         let carries_list = matches!(event.event_type, EventType::Subscribed | EventType::Unsubscribed);
         let body = RowBody {
+            rank,
             contact: None,
             campaign: event.campaign.clone(),
             automation: event.automation.clone(),
@@ -309,8 +325,8 @@ pub fn project(event: &Event, appended_at: Timestamp, placing: Placing) -> Vec<P
             position: Position { at: event.at, id: event.id.as_str().into() },
             event_type: event.event_type,
         },
-        stamp: write_stamp(event.at, appended_at, placing != Placing::Incomplete),
-        completes: placing == Placing::Completed,
+        stamp,
+        completes: matches!(placing, Placing::Completed | Placing::CompleteAfterWaiting),
         counts: at == 0 && placing != Placing::Completed,
         body: body.encode(),
     });

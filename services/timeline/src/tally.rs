@@ -433,6 +433,7 @@ impl Tree {
 
     /// Puts a node in by its rows, sorted.
     pub fn put_counted(&mut self, read: &NodeRead, rows: &[RowKey]) {
+        self.widen(rows);
         let node = Node::of_rows(read.span.clone(), rows, &self.sizes);
         let rows = vec![None; node.leaves.len()];
         self.put(read.cell, OwnedNode { node, rows, dirty: true, used: 0 });
@@ -462,6 +463,7 @@ impl Tree {
 
     /// Counts a leaf: `rows` are all its rows, sorted, each position once.
     pub fn put_leaf(&mut self, read: &LeafRead, rows: Vec<RowKey>) {
+        self.widen(&rows);
         let Some(owned) = self.node_mut(read.cell) else { return };
         let at = owned.node.leaf_at(&read.span.from);
         owned.node.leaves[at].counts = Counts::of(&rows);
@@ -484,9 +486,8 @@ impl Tree {
 
     /// Counts new rows, which are acknowledged, at positions that had none, in leaves that were counted.
     pub fn insert(&mut self, keys: Vec<RowKey>) {
+        self.widen(&keys);
         for key in keys {
-            self.root.oldest = self.root.oldest.min(key.position.at);
-            self.root.newest = self.root.newest.max(key.position.at);
             let cell = self.root.entries[self.root.entry_at(&key.position)].cell;
             let Some(owned) = self.node_mut(cell) else { continue };
             let at = owned.node.leaf_at(&key.position);
@@ -498,6 +499,14 @@ impl Tree {
             }
         }
         self.settle();
+    }
+
+    /// Every row that was seen lies between oldest and newest, whoever wrote it.
+    fn widen(&mut self, rows: &[RowKey]) {
+        for row in rows {
+            self.root.oldest = self.root.oldest.min(row.position.at);
+            self.root.newest = self.root.newest.max(row.position.at);
+        }
     }
 
     /// The cells to write, the root among them, each said once; nothing where nothing changed.

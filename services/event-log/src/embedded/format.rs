@@ -204,11 +204,11 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_is_noticed(key in part(), value in part(), place in any::<proptest::sample::Index>(), bit in 0..8) {
+        fn a_flipped_bit_is_noticed(key in part(), value in part(), place in any::<proptest::sample::Index>(), bit in 0..8_u8) {
             let mut bytes = Vec::new();
             encode(&mut bytes, 7, Timestamp(7), &Outgoing::new(Topic::Events, key, value));
             let place = place.index(bytes.len());
-            bytes[place] ^= 1 << bit;
+            bytes[place] ^= 1_u8 << bit;
             prop_assert!(decode(&Bytes::from(bytes)).is_err());
         }
 

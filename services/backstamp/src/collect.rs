@@ -1,0 +1,53 @@
+//! `backstamp collect`: HTTP intake to Kafka.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use collect::Collect;
+use event_log::{Appender, KafkaAppender, Topic};
+
+use crate::options::{KafkaOptions, LimitOptions, ScyllaOptions};
+use crate::run::{Service, listen};
+
+/// How often the log is looked at.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
+
+/// HTTP intake to Kafka; keys are read from Scylla. Run as many as wanted.
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    kafka: KafkaOptions,
+    #[command(flatten)]
+    scylla: ScyllaOptions,
+    #[command(flatten)]
+    limit: LimitOptions,
+    /// Where the intake is served.
+    #[arg(long, env = "BACKSTAMP_LISTEN", default_value = "127.0.0.1:8081")]
+    listen: SocketAddr,
+    /// Where /metrics, /livez and /readyz are served.
+    #[arg(long, env = "BACKSTAMP_OPS_LISTEN", default_value = "127.0.0.1:9465")]
+    ops_listen: SocketAddr,
+}
+
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let service = Service::start("collect")?;
+    let kafka = options.kafka.config("backstamp-collect", "")?;
+    let (listener, api) = listen(options.listen).await?;
+    let (ops_listener, ops) = listen(options.ops_listen).await?;
+    let serving_ops = service.serve(ops_listener, telemetry::ops::router(service.health.clone()));
+    let appender = Arc::new(KafkaAppender::new(&kafka, &[Topic::Events, Topic::References])?);
+    if let Some(store) = service.connect(&options.scylla.config()).await {
+        service.watch_store(&store);
+        let checked = appender.clone();
+        tokio::spawn(service.health.check("log").keep(CHECK_EVERY, async move || checked.check().await));
+        let (_, door) = service.doors(&store, options.limit.rate_limit);
+        let collect = Arc::new(Collect::new(appender, service.clock.clone()));
+        let serving = service.serve(listener, edge::app(collect::router(collect, &door), &door));
+        service.say_ready(Some(api), ops);
+        serving.await?;
+    }
+    serving_ops.await?;
+    Ok(())
+}

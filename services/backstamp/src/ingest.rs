@@ -1,0 +1,53 @@
+//! `backstamp ingest`: Kafka to Scylla.
+
+use std::net::SocketAddr;
+
+use clap::Args;
+use ingest::IngestSettings;
+
+use crate::options::{FilterOptions, KafkaOptions, RetentionOptions, ScyllaOptions};
+use crate::run::{Service, listen};
+
+/// Kafka to Scylla: decodes, filters, joins, counts. Run as many as wanted; they share the partitions.
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    kafka: KafkaOptions,
+    #[command(flatten)]
+    scylla: ScyllaOptions,
+    #[command(flatten)]
+    retention: RetentionOptions,
+    #[command(flatten)]
+    filter: FilterOptions,
+    /// The consumer group; a new one starts at the oldest record.
+    #[arg(long, env = "BACKSTAMP_GROUP", default_value = "backstamp-ingest")]
+    group: String,
+    /// Where /metrics, /livez and /readyz are served.
+    #[arg(long, env = "BACKSTAMP_OPS_LISTEN", default_value = "127.0.0.1:9466")]
+    ops_listen: SocketAddr,
+}
+
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let service = Service::start("ingest")?;
+    let kafka = options.kafka.config("backstamp-ingest", &options.group)?;
+    let (ops_listener, ops) = listen(options.ops_listen).await?;
+    let serving = service.serve(ops_listener, telemetry::ops::router(service.health.clone()));
+    if let Some(store) = service.connect(&options.scylla.config()).await {
+        let settings = IngestSettings {
+            retention_ms: options.retention.retention_ms(),
+            filter: options.filter.list_management_urls.clone(),
+        };
+        service.say_ready(None, ops);
+        ingest::kafka::run(
+            &kafka,
+            store,
+            &settings,
+            service.clock.clone(),
+            &service.health,
+            &service.shutdown,
+        )
+        .await?;
+    }
+    serving.await?;
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! Options that subcommands share. Each has an environment variable `BACKSTAMP_…`; one that is set but empty counts as not set.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use edge::RateLimit;
+use event_log::KafkaConfig;
+use event_store::scylla::ScyllaConfig;
+use timeline::filter::ListManagementFilter;
+use timeline::time::DAY_MS;
+
+/// Logs.
+#[derive(Args)]
+pub(crate) struct LogOptions {
+    /// What is logged: a level, or directives such as info,ingest=debug.
+    #[arg(long, env = "BACKSTAMP_LOG", default_value = "info", global = true)]
+    pub(crate) log: String,
+    /// text or json, to standard error.
+    #[arg(long, env = "BACKSTAMP_LOG_FORMAT", default_value = "text", global = true)]
+    pub(crate) log_format: telemetry::logs::Format,
+}
+
+/// How long events are kept.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct RetentionOptions {
+    /// How long events are kept and shown, in days of event time.
+    #[arg(long, env = "BACKSTAMP_RETENTION_DAYS", default_value_t = 180, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) retention_days: u32,
+}
+
+impl RetentionOptions {
+    pub(crate) fn retention_ms(self) -> i64 {
+        i64::from(self.retention_days) * DAY_MS
+    }
+}
+
+/// How many requests an account may make.
+#[derive(Args, Clone)]
+pub(crate) struct LimitOptions {
+    /// Requests an account may make of one process, reads and intake apart: 1000/min, 20/s, 5000/h or off.
+    #[arg(long, env = "BACKSTAMP_RATE_LIMIT", default_value = "1000/min", value_parser = RateLimit::parse)]
+    pub(crate) rate_limit: RateLimit,
+}
+
+/// Which clicks are no engagement.
+#[derive(Args, Clone)]
+pub(crate) struct FilterOptions {
+    /// URLs of list-management links, beside those that events mark by `link`: patterns [account=]host/path[?name[=value]] set apart by
+    /// commas; *.domain is any host below it, * any text within a segment of the path, a last segment ** everything below.
+    #[arg(
+        long,
+        env = "BACKSTAMP_LIST_MANAGEMENT_URLS",
+        default_value = "",
+        hide_default_value = true,
+        value_parser = ListManagementFilter::parse
+    )]
+    pub(crate) list_management_urls: ListManagementFilter,
+}
+
+/// Where Kafka is.
+#[derive(Args, Clone)]
+pub(crate) struct KafkaOptions {
+    /// Bootstrap servers: host:port, set apart by commas.
+    #[arg(long, env = "BACKSTAMP_KAFKA_BROKERS", default_value = "127.0.0.1:9092")]
+    pub(crate) kafka_brokers: String,
+    /// Settings for librdkafka: name=value, set apart by commas (a comma in a value is written \,).
+    #[arg(
+        long,
+        env = "BACKSTAMP_KAFKA_OPTIONS",
+        default_value = "",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
+    pub(crate) kafka_options: String,
+    /// What the names of all topics start with.
+    #[arg(long, env = "BACKSTAMP_TOPIC_PREFIX", default_value = "", hide_default_value = true)]
+    pub(crate) topic_prefix: String,
+}
+
+impl KafkaOptions {
+    pub(crate) fn config(&self, client_id: &str, group: &str) -> anyhow::Result<KafkaConfig> {
+        Ok(KafkaConfig {
+            brokers: self.kafka_brokers.clone(),
+            group: group.to_owned(),
+            client_id: client_id.to_owned(),
+            topic_prefix: self.topic_prefix.clone(),
+            options: event_log::parse_options(&self.kafka_options)?,
+        })
+    }
+}
+
+/// Where Scylla is.
+#[derive(Args, Clone)]
+pub(crate) struct ScyllaOptions {
+    /// Nodes to begin with: host or host:port (9042), set apart by commas.
+    #[arg(long, env = "BACKSTAMP_SCYLLA_NODES", default_value = "127.0.0.1:9042", value_delimiter = ',')]
+    pub(crate) scylla_nodes: Vec<String>,
+    /// The keyspace of the tables.
+    #[arg(long, env = "BACKSTAMP_KEYSPACE", default_value = "backstamp")]
+    pub(crate) keyspace: String,
+    /// The user, where the cluster asks for one.
+    #[arg(long, env = "BACKSTAMP_SCYLLA_USER")]
+    pub(crate) scylla_user: Option<String>,
+    /// The user's password; better given by the environment.
+    #[arg(long, env = "BACKSTAMP_SCYLLA_PASSWORD", hide_env_values = true)]
+    pub(crate) scylla_password: Option<String>,
+    /// A PEM file of the authorities that sign the nodes' certificates: connections are TLS then.
+    #[arg(long, env = "BACKSTAMP_SCYLLA_CA")]
+    pub(crate) scylla_ca: Option<PathBuf>,
+    /// The datacentre to ask first, and where `schema apply` creates the tables.
+    #[arg(long, env = "BACKSTAMP_SCYLLA_DATACENTER")]
+    pub(crate) scylla_datacenter: Option<String>,
+}
+
+impl ScyllaOptions {
+    pub(crate) fn config(&self) -> ScyllaConfig {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        ScyllaConfig {
+            user: given(&self.scylla_user),
+            password: given(&self.scylla_password),
+            ca: self.scylla_ca.clone().filter(|path| !path.as_os_str().is_empty()),
+            datacenter: given(&self.scylla_datacenter),
+            ..ScyllaConfig::new(self.scylla_nodes.clone(), self.keyspace.clone())
+        }
+    }
+}
+
+/// A span of time: `90d`, `12h`, `30m`, `45s`.
+pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("'{text}' is no span of time: expected a number and d, h, m or s, such as 90d");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let seconds = match unit {
+        "d" => 86_400,
+        "h" => 3600,
+        "m" => 60,
+        "s" => 1,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    // Ten thousand years are enough.
+    number
+        .checked_mul(seconds)
+        .filter(|span| (1..=315_360_000_000).contains(span))
+        .map(Duration::from_secs)
+        .ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_read() {
+        assert_eq!(parse_span("90d"), Ok(Duration::from_secs(90 * 86_400)));
+        assert_eq!(parse_span("45s"), Ok(Duration::from_secs(45)));
+        for bad in ["", "d", "90", "-1d", "0d", "1.5h", "90 d", "9999999999999999999d", "ä"] {
+            assert!(parse_span(bad).is_err(), "{bad}");
+        }
+    }
+}

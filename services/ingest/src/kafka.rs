@@ -1,0 +1,385 @@
+//! Place, own and references as members of Kafka consumer groups: one loop each.
+//!
+//! An offset is committed only when every earlier record of its partition is done: published, filtered, expired, put to wait or
+//! dead-lettered by place; written and counted by own; stored by references.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use event_log::{
+    Appender, Batch, BatchLimits, Claim, Incoming, KafkaAppender, KafkaConfig, KafkaConsumer, LogError,
+    Outgoing, Topic,
+};
+use event_store::EventStore;
+use telemetry::health::Health;
+use telemetry::metrics;
+use telemetry::shutdown::Shutdown;
+use timeline::row::{PlacedRow, decode_placed, encode_placed};
+use timeline::{Refusal, Timestamp};
+
+use crate::own::{OwnBatch, Owner};
+use crate::place::{Place, RawRecord};
+use crate::references::{RawReference, store_references};
+use crate::retry::{Failure, until_done};
+use crate::{Clock, IngestSettings};
+
+/// How long what is in work may take once the process was told to stop; then it is left to whoever takes over.
+pub const DRAIN_MAX: Duration = Duration::from_secs(8);
+/// How often readiness is looked at.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
+/// How long to wait where the log cannot be read.
+const READ_RETRY: Duration = Duration::from_secs(1);
+/// Rows in one message of the internal topic take up to about this many bytes.
+const PLACED_BYTES_MAX: usize = 256 * 1024;
+/// Partitions of the internal topic. Part of the stored format.
+const PARTITIONS: u32 = event_log::CAMPAIGN_EVENTS_PARTITIONS.cast_unsigned();
+
+const PLACE_LIMITS: BatchLimits =
+    BatchLimits { records_max: 4000, bytes_max: 4 << 20, linger: Duration::from_millis(5) };
+/// A message of the internal topic holds many rows.
+const OWN_LIMITS: BatchLimits =
+    BatchLimits { records_max: 500, bytes_max: 2 << 20, linger: Duration::from_millis(5) };
+
+/// Runs until `shutdown`; what is in work then is finished first.
+///
+/// # Errors
+///
+/// Where Kafka's options do not hold, or a request is refused for good.
+pub async fn run(
+    kafka: &KafkaConfig,
+    store: Arc<dyn EventStore>,
+    settings: &IngestSettings,
+    clock: Clock,
+    health: &Health,
+    shutdown: &Shutdown,
+) -> Result<(), LogError> {
+    let appender = Arc::new(KafkaAppender::new(kafka, &[Topic::CampaignEvents, Topic::DeadLetters])?);
+    // A group a topic: one that rebalances does not stop the others.
+    let worker = |topic, suffix| -> Result<Worker, LogError> {
+        let kafka = KafkaConfig { group: format!("{}{suffix}", kafka.group), ..kafka.clone() };
+        let consumer = KafkaConsumer::new(&kafka, topic)?;
+        Ok(Worker {
+            topic,
+            consumer,
+            appender: appender.clone(),
+            clock: clock.clone(),
+            shutdown: shutdown.clone(),
+        })
+    };
+    let (placing, owning, referring) = (
+        worker(Topic::Events, "")?,
+        worker(Topic::CampaignEvents, ".own")?,
+        worker(Topic::References, ".references")?,
+    );
+    let place = Place::new(store.clone(), settings.filter.clone(), settings.retention_ms);
+    let owner =
+        Owner::new(store.clone(), Topic::CampaignEvents.name_with(&kafka.topic_prefix), settings.owner());
+
+    let checks = tokio::spawn(health.check("store").keep(CHECK_EVERY, {
+        let store = store.clone();
+        async move || store.check().await.map_err(|error| error.describe())
+    }));
+    let log_checks = tokio::spawn(health.check("log").keep(CHECK_EVERY, {
+        let appender = appender.clone();
+        async move || appender.check().await.map_err(|error| error.describe())
+    }));
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(placing.run_place(place));
+    tasks.spawn(owning.run_own(owner));
+    tasks.spawn(referring.run_references(store));
+
+    // One that ends ends all.
+    let first = tokio::select! {
+        () = shutdown.begun() => Ok(()),
+        Some(ended) = tasks.join_next() => flatten(ended),
+    };
+    shutdown.begin();
+    let drained = tokio::time::timeout(DRAIN_MAX, async {
+        let mut all = first;
+        while let Some(ended) = tasks.join_next().await {
+            all = all.and(flatten(ended));
+        }
+        all
+    });
+    let outcome = drained.await.unwrap_or_else(|_| {
+        tracing::warn!(
+            seconds = DRAIN_MAX.as_secs(),
+            "stopped in the middle of a batch: it is done again by whoever takes over"
+        );
+        Ok(())
+    });
+    tasks.shutdown().await;
+    for check in [checks, log_checks] {
+        check.abort();
+    }
+    outcome
+}
+
+/// One loop's member of its group.
+struct Worker {
+    topic: Topic,
+    consumer: KafkaConsumer,
+    appender: Arc<KafkaAppender>,
+    clock: Clock,
+    shutdown: Shutdown,
+}
+
+impl Worker {
+    async fn run_place(self, mut place: Place) -> Result<(), LogError> {
+        while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
+            let timer = BatchTimer::start("place", batch.records.len());
+            let records: Vec<RawRecord<'_>> = batch
+                .records
+                .iter()
+                .map(|record| RawRecord {
+                    value: record.value.as_deref().unwrap_or_default(),
+                    appended_at: record.appended_at,
+                })
+                .collect();
+            let placed = place.work((self.clock)(), &records).await;
+            let oldest = batch.records.iter().map(|record| record.appended_at).min();
+            let mut outgoing = pack(placed.rows, oldest.unwrap_or(Timestamp(0)));
+            outgoing.extend(dead_letters(&batch.records, placed.refused));
+            self.publish(outgoing).await;
+            place.finish(&placed.joined).await;
+            self.commit(&batch, &HashSet::new()).await;
+            timer.stop();
+        }
+        self.consumer.close().await;
+        Ok(())
+    }
+
+    async fn run_own(self, mut owner: Owner) -> Result<(), LogError> {
+        while let Some(batch) = self.next_batch(OWN_LIMITS).await? {
+            let lost = self.take_over(&mut owner, &batch).await;
+            let mut by_partition = BTreeMap::<i32, Vec<PlacedRow>>::new();
+            let mut rows = 0;
+            for record in batch.records.iter().filter(|record| !lost.contains(&record.partition)) {
+                match decode_placed(record.value.as_deref().unwrap_or_default()) {
+                    Ok((placed, _)) => {
+                        rows += placed.len();
+                        by_partition.entry(record.partition).or_default().extend(placed);
+                    }
+                    // Nobody but us writes this topic: what cannot be read is kept where it can be looked at.
+                    Err(damaged) => {
+                        let refusal =
+                            Refusal::new(timeline::event::code::MALFORMED_JSON, damaged.to_string());
+                        self.publish(vec![dead_letter(record, &refusal)]).await;
+                    }
+                }
+            }
+            let timer = BatchTimer::start("own", rows);
+            let work = by_partition
+                .into_iter()
+                .filter_map(|(partition, rows)| {
+                    batch.claims.get(&partition).map(|claim| OwnBatch { partition, claim: claim.0, rows })
+                })
+                .collect();
+            owner.work((self.clock)(), work).await;
+            self.show_delay(&batch);
+            self.commit(&batch, &lost).await;
+            timer.stop();
+        }
+        self.consumer.close().await;
+        Ok(())
+    }
+
+    async fn run_references(self, store: Arc<dyn EventStore>) -> Result<(), LogError> {
+        while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
+            let records: Vec<RawReference<'_>> = batch
+                .records
+                .iter()
+                .map(|record| RawReference {
+                    key: record.key.as_deref(),
+                    value: record.value.as_deref(),
+                    offset: record.offset,
+                    appended_at: record.appended_at,
+                })
+                .collect();
+            let refused = store_references(&store, &records).await;
+            self.publish(dead_letters(&batch.records, refused)).await;
+            self.commit(&batch, &HashSet::new()).await;
+        }
+        self.consumer.close().await;
+        Ok(())
+    }
+
+    /// The next records, or `None` once the process is told to stop. Tries again while the log is away.
+    async fn next_batch(&self, limits: BatchLimits) -> Result<Option<Batch>, LogError> {
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = self.shutdown.begun() => return Ok(None),
+                next = self.consumer.next_batch(limits) => next,
+            };
+            match next {
+                Ok(batch) if batch.records.is_empty() => {}
+                Ok(batch) => {
+                    self.show_lag(&batch.records, |records| records.first());
+                    return Ok(Some(batch));
+                }
+                Err(error) if error.may_pass() => {
+                    tracing::warn!(
+                        topic = self.topic.name(),
+                        error = error.describe(),
+                        "cannot read the log, trying again"
+                    );
+                    tokio::time::sleep(READ_RETRY).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes over what the batch's records are from. Returns the partitions that were lost before that was done: their records are left to
+    /// whoever holds them now.
+    async fn take_over(&self, owner: &mut Owner, batch: &Batch) -> HashSet<i32> {
+        let claims: HashMap<i32, u64> =
+            self.consumer.claims().into_iter().map(|(partition, claim)| (partition, claim.0)).collect();
+        owner.keep_only(&claims);
+        let mut first = BTreeMap::<i32, i64>::new();
+        for record in &batch.records {
+            first.entry(record.partition).or_insert(record.offset);
+        }
+        let mut asked = Vec::new();
+        for (partition, offset) in first {
+            if let Some(claim) = batch.claims.get(&partition).filter(|claim| !owner.holds(partition, claim.0))
+            {
+                owner.take_over(partition, claim.0).await;
+                asked.push((partition, *claim, offset));
+            }
+        }
+        // Commits what is committed already: the broker refuses a member that it has replaced.
+        let outcome = until_done("confirm_claim", || self.consumer.commit(&asked)).await;
+        outcome.refused.into_iter().collect()
+    }
+
+    async fn publish(&self, outgoing: Vec<Outgoing>) {
+        if !outgoing.is_empty() {
+            until_done("publish", || self.appender.append(outgoing.clone())).await;
+        }
+    }
+
+    async fn commit(&self, batch: &Batch, lost: &HashSet<i32>) {
+        let mut next = BTreeMap::<i32, i64>::new();
+        for record in batch.records.iter().filter(|record| !lost.contains(&record.partition)) {
+            next.insert(record.partition, record.offset + 1);
+        }
+        let offsets: Vec<(i32, Claim, i64)> = next
+            .into_iter()
+            .filter_map(|(partition, offset)| {
+                batch.claims.get(&partition).map(|claim| (partition, *claim, offset))
+            })
+            .collect();
+        until_done("commit", || self.consumer.commit(&offsets)).await;
+        let lag = self.consumer.lag();
+        self.show_lag(&batch.records, |records| {
+            records.last().filter(|record| lag.get(&record.partition).is_some_and(|messages| *messages > 0))
+        });
+    }
+
+    /// Shows each partition's lag in seconds: the age of one of its records, or none.
+    fn show_lag(&self, records: &[Incoming], of: impl Fn(&[Incoming]) -> Option<&Incoming>) {
+        let now = (self.clock)();
+        for records in records.chunk_by(|one, next| one.partition == next.partition) {
+            let age_ms = of(records).map_or(0, |record| (now.0 - record.appended_at.0).max(0));
+            let labels = [self.topic.name(), &records[0].partition.to_string()];
+            metrics::LAG_SECONDS.with_label_values(&labels).set(age_ms / 1000);
+        }
+    }
+
+    fn show_delay(&self, batch: &Batch) {
+        let now = (self.clock)();
+        for record in &batch.records {
+            if let Ok((_, appended_at)) = decode_placed(record.value.as_deref().unwrap_or_default()) {
+                let seconds = (now.0 - appended_at.0).max(0) as f64 / 1000.0;
+                metrics::VISIBLE_SECONDS.with_label_values(&["published"]).observe(seconds);
+            }
+        }
+    }
+}
+
+/// Rows as messages of the internal topic: those of one partition together, in their order.
+fn pack(rows: Vec<PlacedRow>, appended_at: Timestamp) -> Vec<Outgoing> {
+    let mut by_partition = BTreeMap::<u32, Vec<PlacedRow>>::new();
+    for row in rows {
+        by_partition.entry(row.timeline.partition(PARTITIONS)).or_default().push(row);
+    }
+    let mut outgoing = Vec::new();
+    for (partition, mut rows) in by_partition {
+        while !rows.is_empty() {
+            let mut bytes = 0;
+            let fits = rows.iter().take_while(|row| {
+                let fits = bytes == 0 || bytes + row.body.len() + 200 <= PLACED_BYTES_MAX;
+                bytes += row.body.len() + 200;
+                fits
+            });
+            let count = fits.count();
+            let rest = rows.split_off(count);
+            outgoing.push(Outgoing {
+                partition: Some(partition.cast_signed()),
+                ..Outgoing::new(Topic::CampaignEvents, None, Some(encode_placed(&rows, appended_at)))
+            });
+            rows = rest;
+        }
+    }
+    outgoing
+}
+
+fn dead_letters(records: &[Incoming], refused: Vec<(usize, Refusal)>) -> Vec<Outgoing> {
+    refused.into_iter().map(|(index, refusal)| dead_letter(&records[index], &refusal)).collect()
+}
+
+/// The record as it came, with what was wrong with it and where it stood.
+fn dead_letter(record: &Incoming, refusal: &Refusal) -> Outgoing {
+    let (topic, partition, offset) = (record.topic.name(), record.partition, record.offset);
+    tracing::warn!(topic, partition, offset, code = refusal.code, "dead letter");
+    let bytes = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map(|bytes| bytes.to_vec());
+    Outgoing {
+        headers: vec![
+            ("backstamp.code", refusal.code.to_owned()),
+            ("backstamp.message", refusal.message.clone()),
+            ("backstamp.topic", topic.to_owned()),
+            ("backstamp.partition", partition.to_string()),
+            ("backstamp.offset", offset.to_string()),
+        ],
+        ..Outgoing::new(Topic::DeadLetters, bytes(&record.key), bytes(&record.value))
+    }
+}
+
+/// Measures one batch.
+pub(crate) struct BatchTimer {
+    stage: &'static str,
+    started: Instant,
+}
+
+impl BatchTimer {
+    pub(crate) fn start(stage: &'static str, records: usize) -> BatchTimer {
+        metrics::BATCH_RECORDS.with_label_values(&[stage]).observe(records as f64);
+        BatchTimer { stage, started: Instant::now() }
+    }
+
+    pub(crate) fn stop(self) {
+        metrics::BATCH_SECONDS.with_label_values(&[self.stage]).observe(self.started.elapsed().as_secs_f64());
+    }
+}
+
+fn flatten(ended: Result<Result<(), LogError>, tokio::task::JoinError>) -> Result<(), LogError> {
+    match ended {
+        Ok(outcome) => outcome,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+impl Failure for LogError {
+    fn describe(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    }
+}
