@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod real {
+    mod deployment;
     mod log;
+    mod model;
     mod smoke;
 }

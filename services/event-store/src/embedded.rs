@@ -406,7 +406,7 @@ impl Tables {
             .open()?;
         let keyspace = |name, sixteenths: u64| {
             let memtable_bytes = config.memtable_bytes / 16 * sixteenths;
-            database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes).data_block_size_policy(fjall::config::BlockSizePolicy::all(std::env::var("BS").unwrap().parse().unwrap())))
+            database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes))
         };
         Ok(Tables {
             rows: keyspace("rows", 8)?,

@@ -6,7 +6,7 @@ use event_store::*;
 use timeline::row::RowKey;
 use timeline::*;
 
-fn config(ks: &str) -> ScyllaConfig { ScyllaConfig::new(vec!["127.0.0.1:29042".into()], ks) }
+fn config(ks: &str) -> ScyllaConfig { let mut c = ScyllaConfig::new(vec!["127.0.0.1:29042".into()], ks); if let Ok(n) = std::env::var("CONN") { c.connections_per_node = n.parse().unwrap(); } c }
 fn unique() -> String { format!("t{}", &uuid::Uuid::new_v4().simple().to_string()[..12]) }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

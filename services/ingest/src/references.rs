@@ -1,11 +1,11 @@
 //! References: stored as they come, the later record winning.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use event_store::{EventStore, ReferenceWrite};
 use telemetry::metrics;
-use timeline::reference::{Kind, Reference, decode_reference};
+use timeline::reference::{Kind, Reference, ReferenceKey, decode_reference};
 use timeline::{Refusal, TimelineId, Timestamp, id};
 
 use crate::retry::until_done;
@@ -29,12 +29,17 @@ pub async fn store_references(
     records: &[RawReference<'_>],
 ) -> Vec<(usize, Refusal)> {
     let (mut writes, mut known, mut refused) = (Vec::new(), BTreeSet::new(), Vec::new());
+    let mut stamps = BTreeMap::<ReferenceKey, i64>::new();
     for (index, record) in records.iter().enumerate() {
         match decode_reference(record.key, record.value) {
             Ok(reference) => {
                 known.extend(timeline_of(&reference));
-                // Records of one key come in order, mostly in different milliseconds; within one their offsets tell them apart.
-                let stamp = record.appended_at.0 * 1000 + record.offset.rem_euclid(1000);
+                // Records of one key come in order, mostly in different milliseconds; within one their offsets tell them apart,
+                // but for those on either side of a multiple of 1000: each is to beat the one before it.
+                let own = record.appended_at.0 * 1000 + record.offset.rem_euclid(1000);
+                let before = stamps.get(&reference.key).copied();
+                let stamp = before.map_or(own, |before| own.max(before + 1));
+                stamps.insert(reference.key.clone(), stamp);
                 writes.push(ReferenceWrite { reference, stamp });
             }
             Err(refusal) => {

@@ -177,7 +177,9 @@ impl Reader<'_> {
                     skip -= segment.matching;
                     continue;
                 }
-                match segment.cell.filter(|_| segment.matching > skip + missing - promised) {
+                // A node is read whole only where the page wants all its matching rows; else its leaves are looked at.
+                let is_cut = (reads.is_empty() && skip > 0) || segment.matching > skip + missing - promised;
+                match segment.cell.filter(|_| is_cut) {
                     Some(cell) => stack.extend(self.leaves_of_cell(root, cell, request.types).await?),
                     None => {
                         promised += segment.matching;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use futures::stream::{self, StreamExt};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -18,6 +19,7 @@ use crate::model::Endpoint;
 /// How long anything may take on a machine that has other things to do.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+const EVENTS_AT_ONCE: usize = 64;
 const EVENTS: &str = "mail.events";
 const REFERENCES: &str = "mail.references";
 const CAMPAIGN_EVENTS: &str = "mail.campaign-events";
@@ -121,10 +123,9 @@ impl<'a> Account<'a> {
                 }
             }
         };
-        // In their order: the same key's records follow one another.
-        for record in records {
-            publish(record).await;
-        }
+        // Names are taken in their order; events may come in any.
+        let at_once = if topic == Topic::Events { EVENTS_AT_ONCE } else { 1 };
+        stream::iter(records).map(publish).buffered(at_once).collect::<Vec<_>>().await;
     }
 
     fn owned(&self, fields: &Value) -> Value {

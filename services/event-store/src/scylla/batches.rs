@@ -53,7 +53,7 @@ pub(super) fn plan<V>(partitions: impl IntoIterator<Item = PartitionWrites<V>>) 
             continue;
         }
         let open = shared.entry(partition.replicas).or_insert_with(Batch::empty);
-        if open.partitions == PARTITIONS_MAX
+        if open.partitions == std::env::var("PM").map_or(10, |v| v.parse().unwrap())
             || !open.has_room(chunk.rows.len(), chunk.bytes, SHARED_BYTES_MAX)
         {
             batches.push(std::mem::replace(open, Batch::empty()).rows);

@@ -1,0 +1,106 @@
+//! A large timeline as its owner leaves it in the embedded store: every page under every filter has the rows that a plain list has, the
+//! total is exact, and however far the page, the rows that are read for it stay few.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::sync::Arc;
+
+use event_store::EventStore;
+use event_store::embedded::EmbeddedStore;
+use ingest::own::{OwnBatch, Owner, OwnerSettings};
+use query::read::{PageRequest, read_page};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use timeline::row::{PlacedRow, RowKey};
+use timeline::tally::{LEAF_ROWS_MAX, Sizes};
+use timeline::time::DAY_MS;
+use timeline::{AccountId, EventType, Id, Position, RowBody, Span, TimelineId, Timestamp, TypeSet};
+
+const NOW: Timestamp = Timestamp(1_790_000_000_000);
+const ROWS: usize = 60_000;
+
+fn rows(rng: &mut StdRng, timeline: &TimelineId) -> Vec<PlacedRow> {
+    let row = |number: usize, rng: &mut StdRng| {
+        // A third in one millisecond, a third in a dense hour, the rest over months.
+        let ago_ms = match rng.random_range(0..3) {
+            0 => 40 * DAY_MS,
+            1 => 30 * DAY_MS + rng.random_range(0..3_600_000),
+            _ => rng.random_range(0..150 * DAY_MS),
+        };
+        let event_type = match rng.random_range(0..1000) {
+            0 => EventType::Bounced,
+            1..400 => EventType::Sent,
+            400..800 => EventType::Delivered,
+            _ => EventType::Opened,
+        };
+        let id = format!("{:08x}-{number}", rng.random::<u32>());
+        PlacedRow {
+            timeline: timeline.clone(),
+            key: RowKey { position: Position { at: NOW.minus_ms(ago_ms), id: id.into() }, event_type },
+            stamp: (NOW.0 - ago_ms) * 1000,
+            completes: false,
+            counts: true,
+            body: RowBody::default().encode(),
+        }
+    };
+    (0..ROWS).map(|number| row(number, rng)).collect()
+}
+
+#[tokio::test]
+async fn every_page_is_exact_and_reads_few_rows() {
+    let directory = tempfile::tempdir().unwrap();
+    let store: Arc<dyn EventStore> = Arc::new(EmbeddedStore::open(directory.path()).unwrap());
+    let timeline = TimelineId::campaign(&AccountId::parse("acme").unwrap(), &Id::parse("giant").unwrap());
+    let mut rng = StdRng::seed_from_u64(7);
+    let rows = rows(&mut rng, &timeline);
+    let settings =
+        OwnerSettings { retention_ms: 180 * DAY_MS, keys_held_max: 20_000, sizes: Sizes::default() };
+    let mut owner = Owner::new(store.clone(), "test", settings);
+    for batch in rows.chunks(3000) {
+        owner.work(NOW, vec![OwnBatch { partition: 0, claim: 0, rows: batch.to_vec() }]).await;
+    }
+    // Repeats, to an owner that has seen nothing, change nothing.
+    let mut owner = Owner::new(store.clone(), "test", settings);
+    let repeated = rows[10_000..13_000].to_vec();
+    let owned = owner.work(NOW, vec![OwnBatch { partition: 0, claim: 1, rows: repeated }]).await;
+    assert_eq!((owned.projected, owned.duplicate), (0, 3000));
+
+    let mut keys: Vec<RowKey> = rows.into_iter().map(|row| row.key).collect();
+    keys.sort_by(|one, next| next.position.cmp(&one.position));
+    let some_time = |rng: &mut StdRng| match rng.random_range(0..4) {
+        0 => NOW.minus_ms(40 * DAY_MS),
+        1 => NOW.minus_ms(30 * DAY_MS - 1_800_000),
+        _ => NOW.minus_ms(rng.random_range(0..150 * DAY_MS)),
+    };
+    for case in 0..400 {
+        let types = match rng.random_range(0..4) {
+            0 => TypeSet::of(&[EventType::Bounced]),
+            1 => TypeSet::of(&[EventType::Sent, EventType::Bounced]),
+            _ => TypeSet::ALL,
+        };
+        let span = match rng.random_range(0..3) {
+            0 => {
+                let (one, other) = (some_time(&mut rng), some_time(&mut rng));
+                Span::of_times(one.min(other), one.max(other))
+            }
+            1 => Span::of_times(NOW.minus_ms(180 * DAY_MS), Timestamp(i64::MAX - 1)),
+            _ => Span::all(),
+        };
+        let want: Vec<&RowKey> = keys
+            .iter()
+            .filter(|key| types.contains(key.event_type) && span.contains(&key.position))
+            .collect();
+        let limit = rng.random_range(1..=100);
+        let pages = want.len() / limit + 1;
+        let page = if case % 5 == 0 { pages - 1 } else { rng.random_range(0..=pages) };
+        let offset = page * limit;
+        let request = PageRequest { types, span, campaign: None, offset: offset as u64, limit };
+        let read = read_page(store.as_ref(), &timeline, &request).await.unwrap();
+        assert_eq!(read.total, want.len() as u64, "{request:?}");
+        let page: Vec<&RowKey> = want.iter().skip(offset).take(limit).copied().collect();
+        assert!(read.rows.iter().map(|row| &row.key).eq(page), "{request:?}");
+        // Two ragged ends, the leaf that the page begins in, and the one it ends in.
+        let few = (limit + 4 * LEAF_ROWS_MAX) as u64;
+        assert!(read.rows_read <= few, "{} rows were read for {request:?}", read.rows_read);
+    }
+}
