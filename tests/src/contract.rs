@@ -1,6 +1,6 @@
 //! What the contract promises, as checks that any [`Stack`](crate::stack::Stack) has to pass.
 //!
-//! A check makes an account of its own, so that all of them run at once on one stack. [`contract_tests!`] makes a test of
+//! A check makes an account of its own, so that all of them run at once on one stack. [`contract_tests!`](crate::contract_tests) makes a test of
 //! each, for one way of running Backstamp.
 //!
 //! | module | what of the contract |
@@ -8,6 +8,7 @@
 //! | [`examples`] | the examples of both references |
 //! | [`access`] | keys, permissions, the rate limit, and that they come first |
 //! | [`paging`] | pages, totals, order, links |
+//! | [`commands`] | keys, ready lines, health, metrics, an orderly end |
 //! | [`filters`] | types, groups, contacts, bounds of time |
 //! | [`http`] | methods, headers, envelopes, compression |
 //! | [`rows`] | what a row shows, and which events show where |
@@ -17,10 +18,11 @@
 //! | [`intake`] | bodies, rejections, every good and bad example |
 
 pub mod access;
+pub mod commands;
 pub mod examples;
 pub mod existence;
-pub mod fixtures;
 pub mod filters;
+pub mod fixtures;
 pub mod http;
 pub mod intake;
 pub mod joining;
@@ -46,6 +48,13 @@ macro_rules! contract_tests {
                 what_is_anothers_is_unknown,
                 a_revoked_key_stops_working,
                 an_expired_key_stops_working,
+            }
+            commands {
+                keys_are_created_listed_and_revoked,
+                bad_arguments_of_keys_are_refused,
+                services_say_that_they_are_ready,
+                metrics_count_what_happens_under_their_declared_names,
+                sigterm_drains_and_ends_with_zero,
             }
             examples {
                 the_campaign_streams_example,
@@ -80,6 +89,7 @@ macro_rules! contract_tests {
                 one_object_an_array_and_lines,
                 an_account_may_be_left_out_and_anothers_is_refused,
                 what_is_bad_is_rejected_and_the_rest_is_taken,
+                an_event_may_be_a_day_ahead,
                 nothing_accepted_is_400,
                 a_body_over_eight_mebibytes_is_413,
                 references_over_http,

@@ -109,9 +109,11 @@ impl Stack {
             group: unique_name("contract"),
         };
         let environment = with_defaults(&real.environment(), settings);
-        let applied =
-            Program::run(&["schema", "apply"], &[&environment[..], &[("BACKSTAMP_EVENTS_PARTITIONS", "3")]].concat())
-                .await;
+        let applied = Program::run(
+            &["schema", "apply"],
+            &[&environment[..], &[("BACKSTAMP_EVENTS_PARTITIONS", "3")]].concat(),
+        )
+        .await;
         assert!(applied.status.success(), "{applied}");
         Self::start_services(real, settings, true).await
     }
@@ -212,6 +214,9 @@ impl Real {
 }
 
 /// The environment of a service: later settings win.
-fn with_defaults<'a>(place: &[(&'a str, &'a str)], settings: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+fn with_defaults<'a>(
+    place: &[(&'a str, &'a str)],
+    settings: &[(&'a str, &'a str)],
+) -> Vec<(&'a str, &'a str)> {
     [&[("BACKSTAMP_LIST_MANAGEMENT_URLS", LIST_MANAGEMENT_URLS)], place, settings].concat()
 }

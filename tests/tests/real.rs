@@ -2,8 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod real {
+    mod contract;
+    mod dead_letters;
     mod deployment;
     mod log;
     mod model;
     mod smoke;
+    mod store;
 }

@@ -217,7 +217,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         Command::Revoke { id } => match keys.revoke(id).await? {
             Some(revoked) if options.json => println!("{}", serde_json::to_string(&revoked)?),
             Some(revoked) => {
-                println!("revoked {} of {}: it stops working within 30 s", revoked.id, revoked.account)
+                println!("revoked {} of {}: it stops working within 30 s", revoked.id, revoked.account);
             }
             None => bail!("no key has the id '{id}': `backstamp keys list` shows the ids"),
         },

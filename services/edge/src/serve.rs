@@ -35,7 +35,7 @@ impl Default for Bounds {
             connections_max: 4096,
             header_timeout: Duration::from_secs(30),
             header_bytes_max: 64 << 10,
-            drain_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(9),
         }
     }
 }

@@ -1,18 +1,19 @@
 //! A log in one directory, for a program that runs alone.
 //!
-//! Records of all topics stand in one sequence, numbered from 0, in segment files; see [`format`] for a record's bytes.
-//! An [`append`](Appender::append) returns when its records were fsynced; calls that come together share a sync.
-//! Of a crash at any moment nothing remains but a tail that was never acknowledged, which the next start cuts off; anything
-//! else that is not as it was written is an error and is left alone.
+//! Records of all topics stand in one sequence, numbered from 0, in segment files; `format` tells a record's
+//! bytes. An [`append`](Appender::append) returns when its records were fsynced; calls that come together
+//! share a sync. Of a crash at any moment nothing remains but a tail that was never acknowledged, which the
+//! next start cuts off; anything else that is not as it was written is an error and is left alone.
 //!
 //! One process at a time, on Unix.
 
+mod directory;
 mod format;
 mod segment;
 mod writer;
 
 use std::collections::VecDeque;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -25,6 +26,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::appender::Appender;
 use crate::error::LogError;
 use crate::record::{Incoming, Outgoing};
+use directory::FileError;
 use segment::{Records, Segment, SegmentError, Step};
 use writer::{Disk, Request, SystemDisk, Writer};
 
@@ -63,7 +65,6 @@ impl Default for EmbeddedOptions {
 
 /// Calls that may wait to be written.
 const QUEUE_CALLS_MAX: usize = 4096;
-const LOCK_FILE: &str = "lock";
 
 impl EmbeddedLog {
     /// Opens the log in `directory`, or starts one; reads it through. May block for some seconds.
@@ -81,7 +82,11 @@ impl EmbeddedLog {
     /// # Errors
     ///
     /// As those of `open`.
-    pub fn open_with(directory: &Path, clock: Clock, options: EmbeddedOptions) -> Result<EmbeddedLog, LogError> {
+    pub fn open_with(
+        directory: &Path,
+        clock: Clock,
+        options: EmbeddedOptions,
+    ) -> Result<EmbeddedLog, LogError> {
         EmbeddedLog::open_on(directory, clock, options, Box::new(SystemDisk))
     }
 
@@ -92,9 +97,9 @@ impl EmbeddedLog {
         disk: Box<dyn Disk>,
     ) -> Result<EmbeddedLog, LogError> {
         let io_error = |error: io::Error| LogError::away("open", FileError(directory.to_owned(), error));
-        create_directory(directory).map_err(io_error)?;
-        let lock = lock(directory)?;
-        let (mut segments, last_at) = open_segments(directory)?;
+        directory::create(directory).map_err(io_error)?;
+        let lock = directory::lock(directory)?;
+        let (mut segments, last_at) = directory::open_segments(directory)?;
         if segments.is_empty() {
             segments.push_back(Segment::create(directory, 0).map_err(io_error)?);
         }
@@ -132,9 +137,10 @@ impl EmbeddedLog {
         })
     }
 
-    /// Reads durable records from number `from` on, up to `records_max` and until they have `bytes_max` bytes; at least
-    /// one where there is one. An offset is a record's number; where records were trimmed, it starts at
-    /// the first that is left. To go on where the last call ended costs no search. Blocks on the disk.
+    /// Reads durable records from number `from` on, up to `records_max` and until they have `bytes_max`
+    /// bytes; at least one where there is one. An offset is a record's number; where records were trimmed, it
+    /// starts at the first that is left. To go on where the last call ended costs no search. Blocks on the
+    /// disk.
     ///
     /// # Errors
     ///
@@ -330,73 +336,8 @@ impl Segments {
     }
 }
 
-fn create_directory(directory: &Path) -> io::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(directory)?;
-    match directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => segment::sync_directory(parent),
-        None => Ok(()),
-    }
-}
-
-/// Keeps other processes out, until the file is closed: the system does that for a process that was killed.
-fn lock(directory: &Path) -> Result<File, LogError> {
-    let path = directory.join(LOCK_FILE);
-    let lock = File::options().create(true).truncate(false).write(true).open(&path);
-    let lock = lock.map_err(|error| LogError::away("open", FileError(path.clone(), error)))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(LogError::refused("open", InUse(directory.to_owned()))),
-        Err(TryLockError::Error(error)) => Err(LogError::away("open", FileError(path, error))),
-    }
-}
-
-/// Opens all segments; the time of the last record comes with them.
-fn open_segments(directory: &Path) -> Result<(VecDeque<Segment>, Option<Timestamp>), LogError> {
-    let io_error = |error: io::Error| LogError::away("open", FileError(directory.to_owned(), error));
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).map_err(io_error)? {
-        let path = entry.map_err(io_error)?.path();
-        files.extend(segment::first_of(&path).map(|first| (first, path)));
-    }
-    files.sort();
-    let (mut segments, mut last_at) = (VecDeque::<Segment>::new(), None);
-    let count = files.len();
-    for (index, (first, path)) in files.into_iter().enumerate() {
-        if let Some(missing) = segments.back().filter(|before| before.end != first) {
-            return Err(LogError::damaged("open", Gap { directory: directory.to_owned(), at: missing.end, first }));
-        }
-        let (segment, at) =
-            Segment::open(path, first, index + 1 == count).map_err(|error| match &error {
-                SegmentError::Io { .. } => LogError::away("open", error),
-                SegmentError::Damaged { .. } => LogError::damaged("open", error),
-            })?;
-        segments.push_back(segment);
-        last_at = at.or(last_at);
-    }
-    Ok((segments, last_at))
-}
-
 fn closed() -> LogError {
     LogError::away("append", "the log is closed")
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{}", .0.display())]
-struct FileError(PathBuf, #[source] io::Error);
-
-#[derive(Debug, thiserror::Error)]
-#[error("{}: another process has it open", .0.display())]
-struct InUse(PathBuf);
-
-#[derive(Debug, thiserror::Error)]
-#[error("{}: records {at} to {first} are missing, or there twice", .directory.display())]
-struct Gap {
-    directory: PathBuf,
-    at: u64,
-    first: u64,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -41,7 +41,8 @@ impl Topic {
 pub struct Outgoing {
     /// Where to.
     pub topic: Topic,
-    /// Its partition; `None` leaves it to the key (by murmur2, as Java's producers do), or to chance without one.
+    /// Its partition; `None` leaves it to the key (by murmur2, as Java's producers do), or to chance without
+    /// one.
     pub partition: Option<i32>,
     /// What it is about.
     pub key: Option<Vec<u8>>,

@@ -16,7 +16,7 @@
 //! | | `a`, id | an API key |
 //! | | `o` | the committed offset |
 //!
-//! A cell ([`cells`]) has a write timestamp and a life; deleted rows leave a mark for a while, so that earlier writes
+//! A cell has a write timestamp and a life; deleted rows leave a mark for a while, so that earlier writes
 //! that arrive later stay out.
 
 mod cells;
@@ -37,6 +37,7 @@ use timeline::send::SendFacts;
 use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
 
 use self::cells::{Cell, Life};
+use crate::timing::timed;
 use crate::{
     Columns, EventStore, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
     TallyWrite, Waiting,
@@ -89,7 +90,8 @@ pub struct Swept {
 const SWEEP_STEP_KEYS: usize = 10_000;
 
 impl EmbeddedStore {
-    /// Opens the store in `directory`, and makes it where there is none. Reads the journal again, so it blocks for a moment.
+    /// Opens the store in `directory`, and makes it where there is none. Reads the journal again, so it blocks for a
+    /// moment.
     /// Fails where another process holds the directory, and says so.
     pub fn open(directory: &Path) -> Result<EmbeddedStore, StoreError> {
         EmbeddedStore::open_with(directory, &EmbeddedConfig::default())
@@ -110,7 +112,8 @@ impl EmbeddedStore {
         Ok(EmbeddedStore { tables: Arc::new(tables) })
     }
 
-    /// Removes what has expired at `now`, a bounded step at a time: other calls get in between.
+    /// Removes what has expired at `now`: until then it is read. Goes through all cells, about a million a second, in steps
+    /// that let other calls in between; once an hour is enough.
     pub async fn sweep(&self, now: Timestamp) -> Result<Swept, StoreError> {
         let mut swept = Swept::default();
         for keyspace in [&self.tables.rows, &self.tables.tallies, &self.tables.sends] {
@@ -157,9 +160,12 @@ impl EmbeddedStore {
         work: impl FnOnce(&Tables) -> Result<T, Cause> + Send + 'static,
     ) -> Result<T, StoreError> {
         let tables = Arc::clone(&self.tables);
-        let done = tokio::task::spawn_blocking(move || work(&tables)).await;
-        let done = done.map_err(|gone| StoreError::new(statement, gone))?;
-        done.map_err(|cause| StoreError::new(statement, cause))
+        timed(statement, async {
+            let done = tokio::task::spawn_blocking(move || work(&tables)).await;
+            let done = done.map_err(|gone| StoreError::new(statement, gone))?;
+            done.map_err(|cause| StoreError::new(statement, cause))
+        })
+        .await
     }
 
     /// Reads something short, here and now; who does nothing else gives way to others now and then.
@@ -169,7 +175,8 @@ impl EmbeddedStore {
         work: impl FnOnce(&Tables) -> Result<T, Cause>,
     ) -> Result<T, StoreError> {
         tokio::task::coop::consume_budget().await;
-        work(&self.tables).map_err(|cause| StoreError::new(statement, cause))
+        timed(statement, async { work(&self.tables).map_err(|cause| StoreError::new(statement, cause)) })
+            .await
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod conformance;
 pub mod embedded;
 pub mod scylla;
+mod timing;
 
 use std::fmt;
 
@@ -229,15 +230,20 @@ impl StoreError {
         StoreError { statement, cause: cause.into() }
     }
 
-    /// The failure and its causes in one line, for a log.
+    /// The failure and its causes in one line, for a log. A cause is left out that its effect tells already.
     pub fn chain(&self) -> impl fmt::Display + '_ {
         struct Chain<'a>(&'a StoreError);
         impl fmt::Display for Chain<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}", self.0)?;
+                let mut told = self.0.to_string();
+                f.write_str(&told)?;
                 let mut cause = std::error::Error::source(self.0);
                 while let Some(error) = cause {
-                    write!(f, ": {error}")?;
+                    let message = error.to_string();
+                    if !told.contains(&message) {
+                        write!(f, ": {message}")?;
+                        told = message;
+                    }
                     cause = error.source();
                 }
                 Ok(())

@@ -1,13 +1,14 @@
-//! The store in production: ScyllaDB or Apache Cassandra 5, over CQL. The tables and why they are as they are stand in `schemas/cql`.
+//! The store in production: ScyllaDB or Apache Cassandra 5, over CQL. What the tables are, and why, stands in
+//! `schemas/cql`.
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`session`] | where the cluster is and how it is talked to |
-//! | [`schema`] | migrations, and the check that they were applied |
-//! | [`statements`] | every statement, prepared once |
-//! | [`spans`] | how a span of rows becomes a few selects |
-//! | [`batches`] | how writes are put into batches |
-//! | [`results`] | reading answers |
+//! | `session` | where the cluster is and how it is talked to |
+//! | `schema` | migrations, and the check that they were applied |
+//! | `statements` | every statement, prepared once |
+//! | `spans` | how a span of rows becomes a few selects |
+//! | `batches` | how writes are put into batches |
+//! | `results` | reading answers |
 
 mod batches;
 mod results;
@@ -31,7 +32,6 @@ use ::scylla::serialize::row::SerializeRow;
 use ::scylla::statement::batch::{Batch, BatchStatement, BatchType};
 use ::scylla::value::MaybeUnset;
 use futures::{StreamExt, TryStreamExt, stream};
-use telemetry::metrics::{STORE_ERRORS, STORE_SECONDS};
 use timeline::key::{KeyRecord, Permission};
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
@@ -44,6 +44,7 @@ use self::batches::PartitionWrites;
 use self::results::{Cause, first_row, rows, was_applied};
 use self::spans::Slice;
 use self::statements::{Statement, Statements};
+use crate::timing::timed;
 use crate::{
     Columns, EventStore, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
     TallyWrite, Waiting,
@@ -58,8 +59,8 @@ const CALL_REQUESTS_MAX: usize = 64;
 const TTL_S_MAX: i64 = 20 * 365 * 24 * 3600;
 /// How many cells one request reads: ScyllaDB refuses more than 100 keys in a relation.
 const CELLS_READ_MAX: usize = 100;
-/// How often an epoch is tried for before the store is taken to be at fault.
-const EPOCH_TRIES_MAX: u32 = 200;
+/// How long to try for an epoch that others take, too.
+const EPOCH_WAIT_MAX: Duration = Duration::from_secs(30);
 /// The longest pause between two tries, in milliseconds.
 const EPOCH_PAUSE_MS_MAX: u64 = 50;
 
@@ -319,9 +320,9 @@ impl EventStore for ScyllaStore {
     }
 
     async fn take_epoch(&self, scope: &str) -> Result<u64, StoreError> {
-        let statements = &self.statements;
-        let name = statements.read_epoch.name;
-        for try_number in 0..EPOCH_TRIES_MAX {
+        let name = self.statements.update_epoch.name;
+        let begun = Instant::now();
+        while begun.elapsed() < EPOCH_WAIT_MAX {
             match self.try_epoch(scope).await {
                 Ok(Some(epoch)) => return u64::try_from(epoch).map_err(|error| StoreError::new(name, error)),
                 Ok(None) => {}
@@ -329,11 +330,11 @@ impl EventStore for ScyllaStore {
                 Err(error) if is_contention(&error) => {}
                 Err(error) => return Err(error),
             }
-            let pause_ms = EPOCH_PAUSE_MS_MAX.min(2 << try_number.min(10));
-            let random = Uuid::new_v4().as_u64_pair().0;
-            tokio::time::sleep(Duration::from_millis(random % pause_ms)).await;
+            // Different for each taker, so that they get out of each other's way.
+            let pause_ms = Uuid::new_v4().as_u64_pair().0 % EPOCH_PAUSE_MS_MAX;
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         }
-        Err(StoreError::new(name, format!("{EPOCH_TRIES_MAX} tries lost to other takers")))
+        Err(StoreError::new(name, format!("other takers were quicker for {} s", EPOCH_WAIT_MAX.as_secs())))
     }
 
     async fn write_key(&self, key: &KeyRecord) -> Result<(), StoreError> {
@@ -475,17 +476,6 @@ impl ScyllaStore {
         let _room = self.requests.acquire().await.map_err(|closed| StoreError::new(name, closed))?;
         timed(name, async { Box::pin(request).await.map_err(|error| StoreError::new(name, error)) }).await
     }
-}
-
-/// Times a request, and counts it where it fails.
-async fn timed<T>(
-    name: &'static str,
-    request: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let begun = Instant::now();
-    let result = request.await;
-    STORE_SECONDS.with_label_values(&[name]).observe(begun.elapsed().as_secs_f64());
-    result.inspect_err(|_| STORE_ERRORS.with_label_values(&[name]).inc())
 }
 
 /// Awaits requests, some at a time; their answers are in order.

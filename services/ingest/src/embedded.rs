@@ -122,9 +122,9 @@ async fn keep(log: Arc<EmbeddedLog>, store: Arc<EmbeddedStore>, clock: Clock, sh
                 match done.await {
                     Ok(offset) => {
                         let log = log.clone();
-                        match tokio::task::spawn_blocking(move || log.trim(offset)).await {
-                            Ok(Err(error)) => tracing::error!(error = error.describe(), "the log cannot be trimmed"),
-                            Ok(Ok(_)) | Err(_) => {}
+                        let trimmed = tokio::task::spawn_blocking(move || log.trim(offset)).await;
+                        if let Ok(Err(error)) = trimmed {
+                            tracing::error!(error = error.describe(), "the log cannot be trimmed");
                         }
                     }
                     Err(error) => tracing::error!(error = error.describe(), "the store cannot be synced"),

@@ -242,14 +242,15 @@ impl Worker {
         for record in &batch.records {
             first.entry(record.partition).or_insert(record.offset);
         }
-        let mut asked = Vec::new();
-        for (partition, offset) in first {
-            if let Some(claim) = batch.claims.get(&partition).filter(|claim| !owner.holds(partition, claim.0))
-            {
-                owner.take_over(partition, claim.0).await;
-                asked.push((partition, *claim, offset));
-            }
-        }
+        let claim_of =
+            |(partition, offset)| batch.claims.get(&partition).map(|claim| (partition, *claim, offset));
+        let asked: Vec<(i32, Claim, i64)> = first
+            .into_iter()
+            .filter_map(claim_of)
+            .filter(|(partition, claim, _)| !owner.holds(*partition, claim.0))
+            .collect();
+        let new: Vec<(i32, u64)> = asked.iter().map(|(partition, claim, _)| (*partition, claim.0)).collect();
+        owner.take_over(&new).await;
         // Commits what is committed already: the broker refuses a member that it has replaced.
         let outcome = until_done("confirm_claim", || self.consumer.commit(&asked)).await;
         outcome.refused.into_iter().collect()

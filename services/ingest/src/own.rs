@@ -117,11 +117,9 @@ impl Owner {
     /// its claim is so first.
     pub async fn work(&mut self, now: Timestamp, batches: Vec<OwnBatch>) -> Owned {
         self.batch += 1;
-        for OwnBatch { partition, claim, .. } in &batches {
-            if !self.holds(*partition, *claim) {
-                self.take_over(*partition, *claim).await;
-            }
-        }
+        let new = batches.iter().map(|batch| (batch.partition, batch.claim));
+        let new: Vec<(i32, u64)> = new.filter(|(partition, claim)| !self.holds(*partition, *claim)).collect();
+        self.take_over(&new).await;
         let mut owned = Owned::default();
         let by_timeline = self.group(now, batches, &mut owned);
         let mut touched = self.touch(by_timeline).await;
@@ -165,15 +163,26 @@ impl Owner {
         held.is_some_and(|held| held.stamps_end - held.stamp > STAMPS_LEFT_MIN)
     }
 
-    /// Takes a partition over: an epoch of its own, and nothing held yet. Whoever shares the log with others must then make sure that
-    /// the claim is still current, and not work under it if it is not: else an owner that was stopped between its claim and
-    /// its epoch would outrank its successor.
-    pub async fn take_over(&mut self, partition: i32, claim: u64) {
-        let stamp = self.take_epoch(partition).await * EPOCH_STAMPS;
-        tracing::info!(partition, epoch = stamp / EPOCH_STAMPS, "took a partition over");
-        let held =
-            Partition { claim, stamp, stamps_end: stamp + EPOCH_STAMPS - 1, timelines: HashMap::new() };
-        self.partitions.insert(partition, held);
+    /// Takes partitions over, each under its claim: an epoch of its own, and nothing held yet. Whoever shares the log with others must
+    /// then make sure that the claims are still current, and not work under those that are not: else an owner that was stopped
+    /// between its claim and its epoch would outrank its successor.
+    pub async fn take_over(&mut self, claims: &[(i32, u64)]) {
+        let epochs: Vec<i64> = stream::iter(claims.to_vec())
+            .map(|(partition, _)| self.take_epoch(partition))
+            .buffered(STORE_REQUESTS_MAX)
+            .collect()
+            .await;
+        for ((partition, claim), epoch) in claims.iter().zip(epochs) {
+            tracing::info!(partition, epoch, "took a partition over");
+            let stamp = epoch * EPOCH_STAMPS;
+            let held = Partition {
+                claim: *claim,
+                stamp,
+                stamps_end: stamp + EPOCH_STAMPS - 1,
+                timelines: HashMap::new(),
+            };
+            self.partitions.insert(*partition, held);
+        }
     }
 
     async fn take_epoch(&self, partition: i32) -> i64 {

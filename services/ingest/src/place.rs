@@ -193,7 +193,7 @@ impl Place {
                 }
                 Ok(_) => count_outcome("expired"),
                 Err(refusal) => {
-                    tracing::error!(code = refusal.code, "an event that waited cannot be read any more")
+                    tracing::error!(code = refusal.code, "an event that waited cannot be read any more");
                 }
             }
             placed.joined.push(waiting);
@@ -249,7 +249,7 @@ impl Place {
             match (key.is_some(), facts, late) {
                 (false, ..) => self.place_one(event, *appended_at, Placing::Complete, placed).await,
                 (true, Some(facts), _) => {
-                    self.place_one(&join(event, facts), *appended_at, Placing::Complete, placed).await
+                    self.place_one(&join(event, facts), *appended_at, Placing::Complete, placed).await;
                 }
                 // A repeat of it may stand incomplete, and what waits for both is taken off the list with this one.
                 (true, None, Some(facts)) => {

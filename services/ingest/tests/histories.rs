@@ -156,7 +156,7 @@ impl World {
             let mut owner = Owner::new(world.store.clone(), "sim", settings);
             let mut at = world.owned.borrow().committed[partition];
             world.idle().await;
-            owner.take_over(number, claim).await;
+            owner.take_over(&[(number, claim)]).await;
             // The broker is asked whether the partition still is ours.
             if gate.get() && world.fault != Fault::LateEpoch {
                 return;

@@ -386,15 +386,8 @@ struct RawPurchase<'a> {
 
 fn occurred_at(raw: Option<&RawValue>, appended_at: Timestamp) -> Result<Timestamp, Refusal> {
     let expected = "RFC 3339 with a zone, such as 2026-04-17T14:23:05.123Z";
-    let text = match text("occurred_at", raw) {
-        Ok(Some(text)) => text,
-        Ok(None) => return Err(Refusal::missing("occurred_at", expected)),
-        Err(_) => {
-            return Err(Refusal::new(
-                code::INVALID_TIME,
-                format!("'occurred_at' is invalid: expected {expected}"),
-            ));
-        }
+    let Some(text) = text("occurred_at", raw)? else {
+        return Err(Refusal::missing("occurred_at", expected));
     };
     let read = time::parse_date_time(&text).filter(|read| read.zoned).ok_or_else(|| {
         Refusal::new(

@@ -5,7 +5,7 @@
 //! leaves with their numbers, the *root* all nodes with theirs. A total is the sum of the root's entries and of two ragged ends;
 //! a page is found by walking root, node, leaf.
 //!
-//! Rules that exactness rests on (the model in `tests/protocol/` shows what happens without each):
+//! Rules that exactness rests on (the simulated histories of `ingest` show what happens without them):
 //!
 //! * A leaf's number is the number of its rows, a node's the sum of its leaves', an entry's the sum of its node's. None is ever
 //!   added to: whoever takes a timeline over counts a leaf's rows when it first touches the leaf.

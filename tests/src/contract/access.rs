@@ -44,7 +44,8 @@ pub async fn the_key_comes_first_then_the_permission_the_query_and_existence(sta
     }
     // The scheme is known in any case (RFC 9110, section 11.1).
     let request = client.request(Method::GET, "/v1/campaigns/cmp_never/events");
-    let reply = send(request.header("authorization", format!("bearer {}", account.key))).await.expect("an answer");
+    let reply =
+        send(request.header("authorization", format!("bearer {}", account.key))).await.expect("an answer");
     assert_eq!(code(&reply), (404, "campaign_not_found"));
     let intake = Client::new(stack.intake_url()).expect("a client");
     let reply = send(intake.request(Method::POST, "/v1/events").body("{")).await.expect("an answer");
@@ -93,7 +94,8 @@ pub async fn a_limit_that_is_off_is_not_shown(stack: &Stack) {
     let door = stack.another_door(&[("BACKSTAMP_RATE_LIMIT", "off")]).await;
     let account = door.account().await;
     let mut replies = vec![account.post("/v1/events", "application/json", "{}").await];
-    for path in ["/v1/campaigns/c/events", "/v1/campaigns/c/events?page=0", "/contacts/c/events", "/nowhere"] {
+    for path in ["/v1/campaigns/c/events", "/v1/campaigns/c/events?page=0", "/contacts/c/events", "/nowhere"]
+    {
         replies.push(account.get(path).await);
         replies.push(send(account.request(Method::DELETE, path)).await.expect("an answer"));
     }
@@ -155,7 +157,9 @@ pub async fn what_is_anothers_is_unknown(stack: &Stack) {
     // Nor does another account's contact, list, message or name come through the account's own.
     let own = json!({ "contact_id": contact, "campaign_id": "own", "list_id": "l" });
     other.publish(&[event("o", "subscribe", minutes_ago(1), &own)]).await;
-    other.publish(&[event("p", "open", minutes_ago(1), &json!({ "campaign_id": "own", "message_id": "m" }))]).await;
+    other
+        .publish(&[event("p", "open", minutes_ago(1), &json!({ "campaign_id": "own", "message_id": "m" }))])
+        .await;
     let rows = other.contact_has(&contact, &["o"]).await;
     assert_eq!(rows[0]["list"], json!({ "uuid": "l", "name": null }));
     let rows = other.campaign_has("own", &["p"]).await;
@@ -186,7 +190,8 @@ pub async fn a_revoked_key_stops_working(stack: &Stack) {
     assert_eq!(account.post("/v1/events", "application/json", "[]").await.status, 400);
     let keys = stack.run(&["keys", "list", "--json"]).await;
     let keys: Vec<Value> = serde_json::from_str(&keys.stdout).expect("a list of keys");
-    let id = keys.iter().find(|key| key["account"] == account.name.as_str()).expect("the older key")["id"].clone();
+    let id =
+        keys.iter().find(|key| key["account"] == account.name.as_str()).expect("the older key")["id"].clone();
     let revoked = stack.run(&["keys", "revoke", id.as_str().expect("an id")]).await;
     assert!(revoked.status.success(), "{revoked}");
     eventually(PATIENCE, async || {

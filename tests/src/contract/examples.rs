@@ -71,7 +71,8 @@ pub async fn the_campaign_streams_example(stack: &Stack) {
 /// The four rows with their names, and the three requests.
 pub async fn the_contact_timelines_example(stack: &Stack) {
     let account = stack.account().await;
-    let (clicked_at, purchased_at) = (noon(1) - TimeDelta::seconds(9958), noon(2) + TimeDelta::seconds(24065));
+    let (clicked_at, purchased_at) =
+        (noon(1) - TimeDelta::seconds(9958), noon(2) + TimeDelta::seconds(24065));
     let (bounced_at, unsubscribed_at) = (noon(3) - TimeDelta::hours(5), noon(11));
     account
         .refer(&[
@@ -120,17 +121,18 @@ pub async fn the_contact_timelines_example(stack: &Stack) {
         ])
         .await;
 
-    let row = |id: &str, event_type: &str, at: DateTime<Utc>, campaign: &Value, list: &Value, detail: &Value| {
-        json!({
-            "uuid": id,
-            "event_type": event_type,
-            "happened_at": shown(at),
-            "campaign": campaign,
-            "automation": null,
-            "list": list,
-            "detail": detail,
-        })
-    };
+    let row =
+        |id: &str, event_type: &str, at: DateTime<Utc>, campaign: &Value, list: &Value, detail: &Value| {
+            json!({
+                "uuid": id,
+                "event_type": event_type,
+                "happened_at": shown(at),
+                "campaign": campaign,
+                "automation": null,
+                "list": list,
+                "detail": detail,
+            })
+        };
     let named = |uuid: &str, name: &str| json!({ "uuid": uuid, "name": name });
     let (spring_sale, welcome) = (named(SPRING_SALE, "Spring Sale"), named(WELCOME, "Welcome"));
     let newsletter = named(NEWSLETTER, "Newsletter");

@@ -30,7 +30,13 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("engagement", &["opened", "clicked"]),
     (
         "subscription",
-        &["subscribed", "unsubscribed", "globally_unsubscribed", "globally_resubscribed", "automation_unsubscribed"],
+        &[
+            "subscribed",
+            "unsubscribed",
+            "globally_unsubscribed",
+            "globally_resubscribed",
+            "automation_unsubscribed",
+        ],
     ),
     ("commerce", &["purchased"]),
     ("lifecycle", &["created", "imported"]),
@@ -57,12 +63,21 @@ pub async fn each_type_of_the_campaign_stream(stack: &Stack) {
     let rows = account.campaign_has("c", &raw_types(&|_| true)).await;
     let types: Vec<&str> = rows.iter().filter_map(|row| row["type"].as_str()).collect();
     assert_eq!(types, TYPES.iter().filter_map(|(_, shown, _)| *shown).collect::<Vec<_>>());
-    for name in ["sent", "delivered", "opened", "clicked", "replied", "bounced", "unsubscribed", "complained"] {
-        account.has_rows(&path(Endpoint::Campaign, "c", &format!("type={name}")), &raw_types(&|t| t == name)).await;
+    for name in ["sent", "delivered", "opened", "clicked", "replied", "bounced", "unsubscribed", "complained"]
+    {
+        account
+            .has_rows(&path(Endpoint::Campaign, "c", &format!("type={name}")), &raw_types(&|t| t == name))
+            .await;
     }
-    for name in ["open", "Opened", "opened%20", "purchased", "subscribed", "globally_unsubscribed", "sent,opened"] {
+    for name in
+        ["open", "Opened", "opened%20", "purchased", "subscribed", "globally_unsubscribed", "sent,opened"]
+    {
         let reply = account.campaign("c", &format!("type={name}")).await;
-        assert_eq!((reply.status, &reply.body["error"]["code"]), (400, &json!("invalid_event_type")), "{name}");
+        assert_eq!(
+            (reply.status, &reply.body["error"]["code"]),
+            (400, &json!("invalid_event_type")),
+            "{name}"
+        );
     }
 }
 
@@ -91,7 +106,9 @@ pub async fn each_type_and_group_of_the_contact_timeline(stack: &Stack) {
             has(&format!("type={name}&type_group={group}"), &|t| t == name && is_member).await;
         }
     }
-    for query in ["type=replied", "type=complained", "type=open", "type=Sent", "type_group=mail", "type_group=sent"] {
+    for query in
+        ["type=replied", "type=complained", "type=open", "type=Sent", "type_group=mail", "type_group=sent"]
+    {
         let reply = account.contact(&contact, query).await;
         let (name, value) = query.split_once('=').expect("a pair");
         let message = format!("Invalid value '{value}' for filter '{name}'");
@@ -184,9 +201,20 @@ pub async fn bounds_of_the_campaign_stream(stack: &Stack) {
     }
     for name in ["from_date", "to_date"] {
         for bad in [
-            "soon", "2026-02-30", "2026-6-1", "20260601", "2026-06-01T12:00", "2026-06-01T24:00:00Z",
-            "2026-06-01%2012:00:00Z", "2026-06-01T12:00:00.Z", "2026-06-01T12:00:00%2B2", "1750000000", "2026-06",
-            "2026-06-01T12:00:00Z%20", "2026-13-01", "%FF",
+            "soon",
+            "2026-02-30",
+            "2026-6-1",
+            "20260601",
+            "2026-06-01T12:00",
+            "2026-06-01T24:00:00Z",
+            "2026-06-01%2012:00:00Z",
+            "2026-06-01T12:00:00.Z",
+            "2026-06-01T12:00:00%2B2",
+            "1750000000",
+            "2026-06",
+            "2026-06-01T12:00:00Z%20",
+            "2026-13-01",
+            "%FF",
         ] {
             let reply = account.campaign("c", &format!("{name}={bad}")).await;
             assert_eq!(
@@ -236,8 +264,16 @@ pub async fn bounds_of_the_contact_timeline(stack: &Stack) {
     }
     for name in ["from", "to"] {
         for bad in [
-            "2026-02-30", "2026-6-20", "2026-06-20T00:00:00Z", "20.06.2026", "20260620", "2026-06-20%20", "today",
-            "2026-00-10", "%2B2026-06-20", "2025-02-29",
+            "2026-02-30",
+            "2026-6-20",
+            "2026-06-20T00:00:00Z",
+            "20.06.2026",
+            "20260620",
+            "2026-06-20%20",
+            "today",
+            "2026-00-10",
+            "%2B2026-06-20",
+            "2025-02-29",
         ] {
             let reply = account.contact(&contact, &format!("{name}={bad}")).await;
             let error = &reply.body["error"];

@@ -23,10 +23,12 @@ fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
 /// The caller's `X-Request-Id` comes back; without one there is a new one each time.
 pub async fn a_request_id_is_kept_or_made(stack: &Stack) {
     let account = stack.account().await;
-    for (path, status) in [("/v1/campaigns/c/events", 404), ("/v1/campaigns/c/events?page=0", 400), ("/x", 404)] {
+    for (path, status) in
+        [("/v1/campaigns/c/events", 404), ("/v1/campaigns/c/events?page=0", 400), ("/x", 404)]
+    {
         let request = account.request(Method::GET, path).header("x-request-id", "req-42.a:b");
         let reply = send(request).await.expect("an answer");
-        assert_eq!((reply.status, reply.headers["x-request-id"].to_str()), (status, Ok("req-42.a:b")));
+        assert_eq!((reply.status, reply.headers["x-request-id"].to_str().ok()), (status, Some("req-42.a:b")));
         let ids = [account.get(path).await, account.get(path).await].map(|reply| {
             let id = reply.headers["x-request-id"].to_str().expect("text").to_owned();
             Uuid::try_parse(&id).expect("a UUID")
@@ -49,18 +51,19 @@ pub async fn every_answer_shows_the_rate_limit(stack: &Stack) {
         number(headers, "x-ratelimit-remaining").expect("a number")
     };
     let before = remaining(&account.get(&known).await);
-    for (method, path) in [
-        (Method::OPTIONS, known.as_str()),
-        (Method::DELETE, known.as_str()),
-        (Method::GET, "/nowhere"),
-    ] {
+    for (method, path) in
+        [(Method::OPTIONS, known.as_str()), (Method::DELETE, known.as_str()), (Method::GET, "/nowhere")]
+    {
         remaining(&ask(&account, &method, path).await);
     }
     assert_eq!(remaining(&stranger.get(&known).await), 1000);
     let bad = format!("{known}?page=0");
     // A minute may have passed meanwhile, so that counting began anew.
     let after = [remaining(&account.get(&known).await), remaining(&account.get(&bad).await)];
-    assert!(after == [before - 1, before - 2] || after[1] == after[0] - 1 || after[1] == 999, "{before} {after:?}");
+    assert!(
+        after == [before - 1, before - 2] || after[1] == after[0] - 1 || after[1] == 999,
+        "{before} {after:?}"
+    );
     remaining(&account.post("/v1/events", "application/json", "[]").await);
 }
 
@@ -101,12 +104,20 @@ pub async fn options_tell_the_methods(stack: &Stack) {
     ] {
         let path = Client::path(endpoint, prefix, "anything");
         let reply = send(reads.request(Method::OPTIONS, &path)).await.expect("an answer");
-        assert_eq!((reply.status, reply.headers["allow"].to_str()), (204, Ok("GET, HEAD, OPTIONS")), "{path}");
+        assert_eq!(
+            (reply.status, reply.headers["allow"].to_str().ok()),
+            (204, Some("GET, HEAD, OPTIONS")),
+            "{path}"
+        );
         assert!(reply.headers.contains_key("x-request-id"));
     }
     for path in ["/v1/events", "/v1/references"] {
         let reply = send(intake.request(Method::OPTIONS, path)).await.expect("an answer");
-        assert_eq!((reply.status, reply.headers["allow"].to_str()), (204, Ok("POST, OPTIONS")), "{path}");
+        assert_eq!(
+            (reply.status, reply.headers["allow"].to_str().ok()),
+            (204, Some("POST, OPTIONS")),
+            "{path}"
+        );
     }
 }
 
@@ -128,13 +139,16 @@ pub async fn other_methods_and_paths_answer_in_the_campaign_streams_envelope(sta
             assert_eq!(reply.headers["allow"], "GET, HEAD, OPTIONS");
         }
     }
-    for path in ["/", "/v1", "/v1/campaigns", "/v1/campaigns/c", "/contacts", "/v1/contacts/x/events", "/metrics"] {
+    for path in
+        ["/", "/v1", "/v1/campaigns", "/v1/campaigns/c", "/contacts", "/v1/contacts/x/events", "/metrics"]
+    {
         envelope(&account.get(path).await, 404, "not_found");
     }
     let intake = Client::new(stack.intake_url()).expect("a client");
     for path in ["/v1/events", "/v1/references"] {
         for method in [Method::GET, Method::PUT, Method::DELETE] {
-            let reply = send(intake.request(method, path).bearer_auth(&account.key)).await.expect("an answer");
+            let reply =
+                send(intake.request(method, path).bearer_auth(&account.key)).await.expect("an answer");
             envelope(&reply, 405, "method_not_allowed");
             assert_eq!(reply.headers["allow"], "POST, OPTIONS");
         }

@@ -141,13 +141,13 @@ pub async fn links_lead_through_the_pages(stack: &Stack) {
     let account = stack.account().await;
     let contact = new_id();
     let more = json!({ "contact_id": contact, "campaign_id": "c" });
-    let events: Vec<Value> =
-        (0..5).map(|n| event(&format!("e{n}"), "open", minutes_ago(n), &more)).collect();
+    let events: Vec<Value> = (0..5).map(|n| event(&format!("e{n}"), "open", minutes_ago(n), &more)).collect();
     account.publish(&events).await;
     for (endpoint, id) in [(Endpoint::Campaign, "c"), (Endpoint::Contact, contact.as_str())] {
         account.has_total(&path(endpoint, id, ""), 5).await;
         let links = async |page: u32| {
-            let reply = account.get(&path(endpoint, id, &format!("type=opened&page={page}&per_page=2"))).await;
+            let reply =
+                account.get(&path(endpoint, id, &format!("type=opened&page={page}&per_page=2"))).await;
             reply.headers["link"].to_str().expect("text").to_owned()
         };
         let link = |page: u32, rel: &str| {

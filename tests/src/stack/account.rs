@@ -110,7 +110,12 @@ impl<'a> Account<'a> {
         let Some(topics) = self.stack.topics() else {
             let bodies: Vec<_> = records.iter().filter_map(Record::post_body).collect();
             let reply = self.intake.post(topic, &self.key, &bodies, Form::Array).await.expect("an answer");
-            assert_eq!((reply.status, &reply.body["accepted"]), (202, &json!(bodies.len())), "{}", reply.body);
+            assert_eq!(
+                (reply.status, &reply.body["accepted"]),
+                (202, &json!(bodies.len())),
+                "{}",
+                reply.body
+            );
             return;
         };
         let name = if topic == Topic::Events { EVENTS } else { REFERENCES };
@@ -139,12 +144,11 @@ impl<'a> Account<'a> {
     /// Returns once everything that was published before is projected.
     pub async fn settle(&self) {
         if let Some(topics) = self.stack.topics() {
-            let group = self.stack.group();
-            for topics_of_stage in [&[EVENTS, REFERENCES][..], &[CAMPAIGN_EVENTS]] {
-                for topic in topics_of_stage {
-                    let ends = topics.ends(topic).await;
-                    eventually(PATIENCE, async || passed(topics, group, topic, &ends).await).await;
-                }
+            // What the first stage has done is in the topic of the second.
+            for (topic, suffix) in [(REFERENCES, ".references"), (EVENTS, ""), (CAMPAIGN_EVENTS, ".own")] {
+                let group = format!("{}{suffix}", self.stack.group());
+                let ends = topics.ends(topic).await;
+                eventually(PATIENCE, async || passed(topics, &group, topic, &ends).await).await;
             }
             return;
         }

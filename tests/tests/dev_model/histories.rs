@@ -2,11 +2,13 @@
 
 use backstamp_tests::Seed;
 use backstamp_tests::check::{Effort, Report};
-use backstamp_tests::history::Knobs;
+use backstamp_tests::history::{History, Knobs, Record};
 use backstamp_tests::trial::Trial;
+use chrono::Utc;
 use futures::stream::{self, StreamExt};
-use rand::RngExt;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
 
 use super::dev::Dev;
 
@@ -22,7 +24,8 @@ async fn small_histories_are_answered_as_the_model_says() {
     let trials = stream::iter(0..SMALL_HISTORIES).map(|number| small_history(&dev, &seed, number));
     let reports: Vec<Report> = trials.buffer_unordered(CONCURRENT_HISTORIES).collect().await;
     let queries: usize = reports.iter().map(|report| report.queries).sum();
-    assert!(queries > 10_000, "only {queries} queries were compared");
+    let rows: usize = reports.iter().map(|report| report.rows).sum();
+    assert!(queries > 5_000 && rows > 20_000, "only {queries} queries with {rows} rows were compared");
 }
 
 async fn small_history(dev: &Dev, seed: &Seed, number: u64) -> Report {
@@ -62,4 +65,24 @@ async fn large_history_is_answered_as_the_model_says() {
     let trial = Trial::prepare(rng.random(), &knobs, &dev.environment()).await;
     trial.post(dev.client(), &mut rng, 1000).await;
     trial.judge(dev.client(), &mut rng, &Effort::thorough()).await;
+}
+
+/// All of them are appended in one millisecond, or nearly so: the order is the log's, whatever the clock says.
+#[tokio::test]
+async fn last_of_many_names_in_one_body_is_shown() {
+    const NAMES: usize = 1500;
+    let dev = Dev::start().await;
+    let names = (0..NAMES).map(|n| {
+        Record::reference(
+            &json!({ "kind": "campaign", "account_id": "names", "id": "cmp", "name": format!("name {n}") }),
+        )
+    });
+    let event = Record::event(&json!({
+        "account_id": "names", "id": "evt", "type": "open", "campaign_id": "cmp",
+        "contact_id": "7b1f9c2e-3a4d-4b8e-9c1d-2e3f4a5b6c7d", "occurred_at": Utc::now().to_rfc3339(),
+    }));
+    let history = History { accounts: vec!["names".to_owned()], records: names.chain([event]).collect() };
+    let trial = Trial::of(history, &dev.environment()).await;
+    trial.post_batch(dev.client(), &trial.history.records, true).await.expect("all is taken in");
+    trial.judge(dev.client(), &mut StdRng::seed_from_u64(0), &Effort::quick()).await;
 }

@@ -108,6 +108,25 @@ impl Deployment {
         flawed
     }
 
+    /// How many records were published so far, flawed ones and repeats included.
+    pub(super) async fn published(&self) -> usize {
+        let mut count = 0;
+        for topic in [EVENTS, REFERENCES] {
+            count += self.topics.ends(topic).await.values().sum::<i64>();
+        }
+        usize::try_from(count).unwrap()
+    }
+
+    /// Waits until so many records were published.
+    pub(super) async fn wait_until_published(&self, count: usize) {
+        eventually(PATIENCE, async || {
+            let published = self.published().await;
+            ensure!(published >= count, "only {published} of {count} records are published");
+            Ok(())
+        })
+        .await;
+    }
+
     /// Waits until the ingests have done all that was published so far.
     pub(super) async fn wait_until_done(&self) {
         // In this order: the first fills the log of the third.
@@ -123,21 +142,14 @@ impl Deployment {
         }
     }
 
-    /// How many records of `mail.events` are not done.
-    pub(super) async fn events_left(&self) -> i64 {
-        self.topics.lag(&self.group, EVENTS).await
-    }
-
     /// Checks that the dead letters are the flawed records and no others, byte for byte, each at least once.
     pub(super) async fn check_dead_letters(&self, flawed: &Flawed) {
         let mut found = BTreeSet::new();
         for letter in self.topics.consume_all(DEAD).await {
             assert_eq!(letter.header("backstamp.topic"), Some(EVENTS), "{letter:?}");
             let header = |name| letter.header(name).unwrap_or_else(|| panic!("no {name}: {letter:?}"));
-            let place = (
-                header("backstamp.partition").parse().unwrap(),
-                header("backstamp.offset").parse().unwrap(),
-            );
+            let place =
+                (header("backstamp.partition").parse().unwrap(), header("backstamp.offset").parse().unwrap());
             assert!(!header("backstamp.code").is_empty() && !header("backstamp.message").is_empty());
             let sent = flawed.get(&place).unwrap_or_else(|| panic!("a record without a flaw: {letter:?}"));
             assert_eq!(letter.payload.as_ref(), Some(sent), "a dead letter was changed");

@@ -153,6 +153,9 @@ async fn a_commit_under_a_claim_that_was_revoked_is_refused_and_the_next_holder_
         read.extend(batch.records.iter().map(|record| (record.partition, record.offset + 1)));
         assert!(batch.records.is_empty() || batch.claims == old);
     }
+    // And a part was read by a call that was dropped, and is kept for the next.
+    let dropped = BatchLimits { linger: PATIENCE, ..LIMITS };
+    assert!(timeout(Duration::from_millis(300), first.next_batch(dropped)).await.is_err());
     let outcome = first.commit(&[(0, old[&0], 10), (1, old[&1], 10)]).await.unwrap();
     assert!(outcome.refused.is_empty(), "{outcome:?}");
 
@@ -342,7 +345,7 @@ async fn a_topic_that_is_missing_is_told_and_read_once_it_is_there() {
 }
 
 #[tokio::test]
-async fn brokers_that_are_away_are_told_and_claims_are_kept_by_nobody() {
+async fn brokers_that_are_away_are_told_and_nothing_is_held() {
     let config = KafkaConfig {
         brokers: "127.0.0.1:1".to_owned(),
         group: unique_name("group"),
@@ -410,7 +413,8 @@ async fn topics_are_created_once_with_their_settings_and_others_are_looked_over(
     );
 }
 
-/// A member in a process of its own, which can be stopped: this test program again, with [`stopped_member`] alone.
+/// A member in a process of its own, which can be stopped: this test program again, with [`stopped_member`]
+/// alone.
 struct OtherProcess {
     child: Child,
     answers: BufReader<std::process::ChildStdout>,

@@ -12,8 +12,8 @@
 //! | 4 | key length | |
 //! | … | key, value | |
 //!
-//! Numbers are little-endian. `durable` tells a torn tail from damage: where a record cannot be read and a later one says
-//! that it was durable, it has been acknowledged and was damaged since.
+//! Numbers are little-endian. `durable` tells a torn tail from damage: where a record cannot be read and a
+//! later one says that it was durable, it has been acknowledged and was damaged since.
 
 use bytes::Bytes;
 use timeline::Timestamp;
@@ -43,7 +43,8 @@ pub(super) fn fits(record: &Outgoing) -> bool {
 pub(super) fn encode(out: &mut Vec<u8>, durable: u64, appended_at: Timestamp, record: &Outgoing) {
     let start = out.len();
     let body_len = encoded_len(record) - HEADER_BYTES;
-    let parts = if record.key.is_some() { HAS_KEY } else { 0 } | if record.value.is_some() { HAS_VALUE } else { 0 };
+    let parts =
+        if record.key.is_some() { HAS_KEY } else { 0 } | if record.value.is_some() { HAS_VALUE } else { 0 };
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&length(body_len));
     out.extend_from_slice(&[0; 4]);

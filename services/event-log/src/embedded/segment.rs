@@ -57,7 +57,8 @@ impl Segment {
         let file = Arc::new(file);
         let len = file.metadata().map_err(io_error)?.len();
         let mut records = Records::new(Arc::clone(&file), 0, len);
-        let mut segment = Segment { path: path.clone(), file, first, end: first, len: 0, index: Index::default() };
+        let mut segment =
+            Segment { path: path.clone(), file, first, end: first, len: 0, index: Index::default() };
         let mut last_at = None;
         loop {
             match records.next().map_err(io_error)? {
@@ -192,7 +193,8 @@ impl Records {
     }
 }
 
-/// Whether a record behind `position`, where none can be read, was written when `position` was durable already.
+/// Whether a record behind `position`, where none can be read, was written when `position` was durable
+/// already.
 fn durable_beyond(file: &File, position: u64, len: u64) -> io::Result<bool> {
     let mut rest = vec![0; usize::try_from(len - position).unwrap_or(usize::MAX)];
     file.read_exact_at(&mut rest, position)?;

@@ -80,7 +80,9 @@ impl KafkaAppender {
             };
             match client.send(message).map_err(|(error, _)| error) {
                 Ok(()) => return Ok(()),
-                Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) if Instant::now() < give_up => {
+                Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull))
+                    if Instant::now() < give_up =>
+                {
                     sleep(ROOM_PAUSE).await;
                 }
                 Err(error) => return Err(request_error("append", error)),
@@ -118,7 +120,10 @@ fn connect(settings: &ClientConfig) -> Result<Client, LogError> {
 fn headers(record: &Outgoing) -> Option<OwnedHeaders> {
     (!record.headers.is_empty()).then(|| {
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        record.headers.iter().fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
+        record
+            .headers
+            .iter()
+            .fold(headers, |headers, (key, value)| headers.insert(Header { key, value: Some(value) }))
     })
 }
 

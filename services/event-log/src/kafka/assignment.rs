@@ -1,17 +1,23 @@
 //! Which partitions this process holds, and under which claim.
 //!
-//! Each partition that is assigned gets a [`Claim`] and a queue of its own, so that what was fetched under one claim is
-//! never handed out under another:
+//! Each partition that is assigned gets a [`Claim`] and a queue of its own, so that what was fetched under
+//! one claim is never handed out under another:
 //!
-//! - A queue is split off before librdkafka is told to fetch, and let go of before it is told to stop. librdkafka raises
-//!   the partition's version as it stops, and drops what was fetched under an older one when it is taken from the queue.
-//! - Records are taken from queues only with the state locked, and a revoke removes the partition, and its records that
-//!   were read but not handed out, under the same lock.
+//! - A queue is split off before librdkafka is told to fetch, and let go of before it is told to stop.
+//!   librdkafka raises the partition's version as it stops, and drops what was fetched under an older one when
+//!   it is taken from the queue.
+//! - Records are taken from queues only with the state locked, and a revoke removes the partition, and its
+//!   records that were read but not handed out, under the same lock.
 //!
-//! The broker accepts commits of a member of the present generation, for any partition. What keeps a commit of
-//! a revoked claim from being sent is the gate: a commit looks at the claims and waits for the broker's answer with the
-//! gate held, and a revoke takes the gate before it returns to librdkafka, which lets go of the partition only then.
-//! Nobody else is given the partition before.
+//! The broker accepts commits of a member of the present generation, for any partition. What keeps a commit
+//! of a revoked claim from being sent is the gate: a commit looks at the claims and waits for the broker's
+//! answer with the gate held, and a revoke takes the gate before it returns to librdkafka, which lets go of
+//! the partition only then. Nobody else is given the partition before.
+//!
+//! A member that was lost, whose partitions others may have without its revoke, is told apart by the broker:
+//! whatever it still sends bears a member or a generation that is not the group's. librdkafka empties its
+//! member id when it is lost and keeps its generation; with one that is not negative, a broker takes no
+//! commit of a stranger, not even when the group is empty.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,7 +111,8 @@ impl Assignment {
         self.news.notified().await;
     }
 
-    /// Takes records from the queues, up to the limits, those that were read before included. Partitions take turns.
+    /// Takes records from the queues, up to the limits, those that were read before included. Partitions take
+    /// turns.
     pub(super) fn read(&self, limits: &BatchLimits) -> Result<Found, LogError> {
         let mut state = locked(&self.state);
         state.fail()?;
@@ -169,22 +176,24 @@ impl Assignment {
         self.news.notify_one();
     }
 
-    /// Ends the claims of `partitions`, of all where it is `None`. Once this has returned, no commit of theirs can be
-    /// sent.
+    /// Ends the claims of `partitions`, of all where it is `None`. Once this has returned, no commit of
+    /// theirs can be sent.
     pub(super) fn revoke(&self, partitions: Option<&[i32]>, kind: &'static str) {
         let mut state = locked(&self.state);
         let State { held, read, read_bytes, lag, .. } = &mut *state;
         let gone: BTreeMap<i32, Held> = match partitions {
             None => std::mem::take(held),
-            Some(partitions) => partitions.iter().filter_map(|partition| held.remove_entry(partition)).collect(),
+            Some(partitions) => {
+                partitions.iter().filter_map(|partition| held.remove_entry(partition)).collect()
+            }
         };
         read.retain(|record| held.contains_key(&record.partition));
         *read_bytes = read.iter().map(Incoming::size).sum();
         lag.retain(|partition, _| held.contains_key(partition));
         state.changed |= !gone.is_empty();
         drop(state);
-        // A commit that found the claims current is answered before it leaves the gate; one that comes later does not
-        // find them.
+        // A commit that found the claims current is answered before it leaves the gate; one that comes later
+        // does not find them.
         drop(self.pass_gate());
         for (partition, held) in &gone {
             tracing::info!(topic = self.topic.name(), partition, claim = held.claim.0, "partition {kind}");
@@ -217,7 +226,8 @@ impl Assignment {
     fn update_lag(&self, topic: &statistics::Topic) {
         let mut state = locked(&self.state);
         let State { held, lag, .. } = &mut *state;
-        for partition in topic.partitions.values().filter(|partition| held.contains_key(&partition.partition)) {
+        for partition in topic.partitions.values().filter(|partition| held.contains_key(&partition.partition))
+        {
             let Some(messages) = lag_of(partition) else { continue };
             lag.insert(partition.partition, messages);
             LAG_MESSAGES
@@ -368,6 +378,71 @@ impl ClientContext for Group {
     fn stats(&self, statistics: Statistics) {
         if let Some(topic) = statistics.topics.get(&self.topic_name) {
             self.assignment.update_lag(topic);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::config::FromClientConfigAndContext;
+
+    use super::*;
+
+    /// A consumer that never reaches a broker, and holds what it is told to.
+    fn consumer(assignment: &Arc<Assignment>) -> Arc<BaseConsumer<Group>> {
+        let group = Group::new("topic".to_owned(), Arc::clone(assignment));
+        let mut config = rdkafka::ClientConfig::new();
+        config.set("group.id", "group").set("bootstrap.servers", "127.0.0.1:1");
+        let consumer = BaseConsumer::from_config_and_context(&config, group).expect("valid settings");
+        let consumer = Arc::new(consumer);
+        consumer.context().set_consumer(&consumer);
+        consumer
+    }
+
+    #[test]
+    fn a_revoke_ends_claims_at_once_and_returns_after_the_commit_under_way() {
+        let assignment = Arc::new(Assignment::new(Topic::Events));
+        let consumer = consumer(&assignment);
+        consumer.context().assigned(&[0, 1]);
+        let before = assignment.claims();
+        assert!(before.len() == 2 && before[&0] != before[&1]);
+
+        let order = Mutex::new(Vec::new());
+        let gate = assignment.pass_gate();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assignment.revoke(Some(&[0]), "revoked");
+                locked(&order).push("revoked");
+            });
+            while assignment.claims().contains_key(&0) {
+                std::thread::yield_now();
+            }
+            // It could return now, if it did not wait.
+            (0..10_000).for_each(|_| std::thread::yield_now());
+            locked(&order).push("committed");
+            drop(gate);
+        });
+        assert_eq!(*locked(&order), ["committed", "revoked"]);
+
+        assert_eq!(assignment.claims(), HashMap::from([(1, before[&1])]));
+        consumer.context().assigned(&[0]);
+        assert!(assignment.claims()[&0] > before[&0].max(before[&1]));
+        // The queues hold the consumer, which holds the assignment.
+        assignment.revoke(None, "revoked");
+    }
+
+    #[test]
+    fn a_consumer_that_has_failed_for_good_says_so_for_ever() {
+        let assignment = Arc::new(Assignment::new(Topic::Events));
+        let limits = BatchLimits { records_max: 1, bytes_max: 1, linger: Duration::ZERO };
+        assignment.report(KafkaError::MessageConsumption(RDKafkaErrorCode::AllBrokersDown));
+        assert_eq!(assignment.read(&limits).ok(), Some(Found::Nothing), "that passes");
+        assignment.report(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition));
+        assert!(assignment.read(&limits).is_err_and(|error| error.may_pass()));
+        assert_eq!(assignment.read(&limits).ok(), Some(Found::Nothing), "told once");
+        assignment.report(KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId));
+        for _ in 0..2 {
+            assert!(assignment.read(&limits).is_err_and(|error| !error.may_pass()));
         }
     }
 }

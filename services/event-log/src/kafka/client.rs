@@ -14,7 +14,8 @@ use crate::error::LogError;
 /// How long a broker may take to answer a question about topics.
 pub(super) const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Writes a client's log lines, each kind once in a while: librdkafka repeats itself with every attempt to connect.
+/// Writes a client's log lines, each kind once in a while: librdkafka repeats itself with every attempt to
+/// connect.
 pub(super) struct ClientLog {
     client: &'static str,
     written: Mutex<HashMap<String, Written>>,
@@ -109,7 +110,8 @@ pub(super) fn request_error(operation: &'static str, error: KafkaError) -> LogEr
     }
 }
 
-/// Whether a request that failed like this fails again until somebody changes the request, the cluster or the rights.
+/// Whether a request that failed like this fails again until somebody changes the request, the cluster or the
+/// rights.
 pub(super) fn is_permanent(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
@@ -118,6 +120,9 @@ pub(super) fn is_permanent(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::InvalidMessage
             | RDKafkaErrorCode::InvalidRecord
             | RDKafkaErrorCode::InvalidTopic
+            | RDKafkaErrorCode::InvalidPartitions
+            | RDKafkaErrorCode::InvalidReplicationFactor
+            | RDKafkaErrorCode::InvalidConfig
             | RDKafkaErrorCode::PolicyViolation
             | RDKafkaErrorCode::TopicAuthorizationFailed
             | RDKafkaErrorCode::GroupAuthorizationFailed

@@ -16,8 +16,8 @@ pub struct KafkaConfig {
     pub client_id: String,
     /// What the names of all topics start with; empty in most installations.
     pub topic_prefix: String,
-    /// Settings for librdkafka, from [`parse_options`]. They win over ours, but for those that Backstamp's promises
-    /// rest on: the clients refuse these.
+    /// Settings for librdkafka, from [`parse_options`]. They win over ours, but for those that Backstamp's
+    /// promises rest on: the clients refuse these.
     pub options: Vec<(String, String)>,
 }
 
@@ -57,9 +57,9 @@ pub enum OptionsError {
     Client(String),
 }
 
-/// Reads `BACKSTAMP_KAFKA_OPTIONS`: `name=value,name=value`. A value may hold `=`; a comma or backslash in it is
-/// written `\,` or `\\`; any other backslash stands for itself. Spaces around names and entries do not count, nor do
-/// empty entries.
+/// Reads `BACKSTAMP_KAFKA_OPTIONS`: `name=value,name=value`. A value may hold `=`; a comma or backslash in it
+/// is written `\,` or `\\`; any other backslash stands for itself. Spaces around names and entries do not
+/// count, nor do empty entries.
 ///
 /// # Errors
 ///
@@ -149,11 +149,15 @@ impl KafkaConfig {
             // Little waits, so that an event shows soon.
             ("fetch.wait.max.ms", "50"),
             ("fetch.min.bytes", "1"),
-            // Each partition has a queue of its own, so these are per partition: all 64 of a topic stay below 32 MiB.
+            // Each partition has a queue of its own, so these are for one. A fetch is unpacked at once, to
+            // five or ten times its bytes: up to 200 MiB for one process that catches up on all 64 partitions
+            // of a topic.
             ("queued.max.messages.kbytes", "256"),
-            ("queued.min.messages", "2000"),
-            ("max.partition.fetch.bytes", "262144"),
+            ("queued.min.messages", "1000"),
+            ("max.partition.fetch.bytes", "65536"),
             ("fetch.max.bytes", "16777216"),
+            // Whoever waits for a commit, a rebalance included, waits about as long as this at most.
+            ("socket.timeout.ms", "15000"),
             // A full queue is looked at again soon; the default is a second.
             ("fetch.queue.backoff.ms", "10"),
             // New topics and partitions are seen soon.

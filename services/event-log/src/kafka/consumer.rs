@@ -23,9 +23,10 @@ use crate::record::{Incoming, Topic};
 
 /// Reads one topic as a member of a consumer group.
 ///
-/// A thread of its own serves the group: rebalances go on, and claims end, whether or not anybody asks for a batch. So a
-/// store that is down for an hour costs no partition; what is fetched and not asked for is bounded. A member that was
-/// lost all the same (its process was stopped, the network was gone) joins again by itself, under new claims.
+/// A thread of its own serves the group: rebalances go on, and claims end, whether or not anybody asks for a
+/// batch. So a store that is down for an hour costs no partition; what is fetched and not asked for is
+/// bounded. A member that was lost all the same (its process was stopped, the network was gone) joins again
+/// by itself, under new claims.
 ///
 /// Dropping it leaves the group in the background; [`close`](KafkaConsumer::close) waits for that.
 pub struct KafkaConsumer {
@@ -49,7 +50,8 @@ pub struct BatchLimits {
 /// Records, and the claims they were read under.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// Those of one partition in their order. None where partitions came or went and there was nothing to read.
+    /// Those of one partition in their order. None where partitions came or went and there was nothing to
+    /// read.
     pub records: Vec<Incoming>,
     /// The claims of all partitions that were held when the records were taken.
     pub claims: HashMap<i32, Claim>,
@@ -65,7 +67,8 @@ pub struct CommitOutcome {
 }
 
 const POLL: Duration = Duration::from_millis(100);
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait for a commit that is under way.
+const LAST_HOLDER_TIMEOUT: Duration = Duration::from_secs(10);
 const LAST_HOLDER_PAUSE: Duration = Duration::from_millis(5);
 
 impl KafkaConsumer {
@@ -79,17 +82,19 @@ impl KafkaConsumer {
         let topic_name = topic.name_with(&config.topic_prefix);
         let assignment = Arc::new(Assignment::new(topic));
         let group = Group::new(topic_name.clone(), Arc::clone(&assignment));
-        let consumer = Arc::new(BaseConsumer::from_config_and_context(&settings, group).map_err(client_error)?);
+        let consumer =
+            Arc::new(BaseConsumer::from_config_and_context(&settings, group).map_err(client_error)?);
         consumer.context().set_consumer(&consumer);
         consumer.subscribe(&[&topic_name]).map_err(client_error)?;
 
         let member = Member { topic, topic_name, consumer, assignment };
-        let thread = ServingThread::start(member.clone()).map_err(|error| LogError::away("connect", error))?;
+        let thread =
+            ServingThread::start(member.clone()).map_err(|error| LogError::away("connect", error))?;
         Ok(KafkaConsumer { member, thread, reader: Mutex::new(()) })
     }
 
-    /// Waits until there is a record, or partitions came or went, and takes what is there up to the limits. A call that
-    /// is dropped loses nothing.
+    /// Waits until there is a record, or partitions came or went, and takes what is there up to the limits. A
+    /// call that is dropped loses nothing.
     ///
     /// # Errors
     ///
@@ -116,13 +121,13 @@ impl KafkaConsumer {
         self.member.assignment.claims()
     }
 
-    /// Commits, for each partition, that everything below the given offset is done, where the claim still is current; and
-    /// waits for the broker's answer. A call that is dropped may still commit.
+    /// Commits, for each partition, that everything below the given offset is done, where the claim still is
+    /// current; and waits for the broker's answer. A call that is dropped may still commit.
     ///
     /// # Errors
     ///
-    /// When the broker could not be asked or did not take it. What was committed is not known then: the same commit
-    /// may be tried again, and is refused once the claim has ended.
+    /// When the broker could not be asked or did not take it. What was committed is not known then: the same
+    /// commit may be tried again, and is refused once the claim has ended.
     pub async fn commit(&self, offsets: &[(i32, Claim, i64)]) -> Result<CommitOutcome, LogError> {
         if offsets.is_empty() {
             return Ok(CommitOutcome::default());
@@ -133,8 +138,8 @@ impl KafkaConsumer {
             .unwrap_or_else(|error| Err(LogError::away("commit", error)))
     }
 
-    /// Messages of each partition held that are not committed yet, as of the last statistics, a second ago at most
-    /// while records are being fetched.
+    /// Messages of each partition held that are not committed yet, as of the last statistics, a second ago at
+    /// most while records are being fetched.
     pub fn lag(&self) -> HashMap<i32, i64> {
         self.member.assignment.lag()
     }
@@ -205,19 +210,17 @@ impl Member {
         while !closing.load(Ordering::Relaxed) {
             self.poll();
         }
-        self.consumer.unsubscribe();
-        let end = Instant::now() + LEAVE_TIMEOUT;
-        while !self.assignment.claims().is_empty() && Instant::now() < end {
-            self.poll();
-        }
-        // Lets go of the queues, too, which hold the consumer. Whoever has it last closes it, and waits: not a caller.
+        // Lets go of the queues, too, which hold the client. The last who has it closes it, and that takes a
+        // while.
         self.assignment.revoke(None, "revoked");
+        let end = Instant::now() + LAST_HOLDER_TIMEOUT;
         while Arc::strong_count(&self.consumer) > 1 && Instant::now() < end {
             thread::sleep(LAST_HOLDER_PAUSE);
         }
     }
 
-    /// Serves what has come up: rebalances, errors, statistics. Records come through their partitions' queues.
+    /// Serves what has come up: rebalances, errors, statistics. Records come through their partitions'
+    /// queues.
     fn poll(&self) {
         match self.consumer.poll(POLL) {
             None => {}

@@ -8,7 +8,9 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use timeline::time::DAY_MS;
 
-use super::client::{Asking, ClientLog, METADATA_TIMEOUT, TopicError, client_error, is_permanent, request_error};
+use super::client::{
+    Asking, ClientLog, METADATA_TIMEOUT, TopicError, client_error, is_permanent, request_error,
+};
 use super::config::KafkaConfig;
 use crate::error::LogError;
 use crate::record::Topic;
@@ -45,7 +47,8 @@ pub struct TopicsReport {
 pub const CAMPAIGN_EVENTS_PARTITIONS: i32 = 64;
 
 const REPLICATION: i32 = 3;
-/// How long a campaign's rows may wait for their owner: far longer than an outage. A replay fills another topic.
+/// How long a campaign's rows may wait for their owner: far longer than an outage. A replay fills another
+/// topic.
 const CAMPAIGN_EVENTS_DAYS: u32 = 30;
 /// What a dead letter's headers and frame may add to the message that it was.
 const DEAD_LETTER_EXTRA_BYTES: i64 = 64 * 1024;
@@ -60,7 +63,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// When the brokers cannot be asked, or refuse: some topics may have been created then.
 pub async fn ensure_topics(config: &KafkaConfig, settings: &TopicSettings) -> Result<TopicsReport, LogError> {
     let client = config.admin().map_err(|error| LogError::refused("connect", error))?;
-    let client = AdminClient::from_config_and_context(&client, Asking(ClientLog::new("admin"))).map_err(client_error)?;
+    let client = AdminClient::from_config_and_context(&client, Asking(ClientLog::new("admin")))
+        .map_err(client_error)?;
     let names = Topic::ALL.map(|topic| (topic, topic.name_with(&config.topic_prefix)));
     let (client, found) = tokio::task::spawn_blocking({
         let names = names.clone();
@@ -70,9 +74,13 @@ pub async fn ensure_topics(config: &KafkaConfig, settings: &TopicSettings) -> Re
     .unwrap_or_else(|error| Err(LogError::away("topics", error)))?;
 
     let mut report = TopicsReport::default();
-    let present: Vec<&(Topic, String)> = names.iter().filter(|(topic, _)| found.partitions.contains_key(topic)).collect();
+    let present: Vec<&(Topic, String)> =
+        names.iter().filter(|(topic, _)| found.partitions.contains_key(topic)).collect();
     let configs = describe(&client, &present).await?;
-    let event_bytes_max = configs.get(&Topic::Events).and_then(|config| config.number("max.message.bytes"));
+    let event_bytes_max = match configs.get(&Topic::Events) {
+        Some(config) => config.number("max.message.bytes"),
+        None => broker_bytes_max(&client, found.broker).await,
+    };
     let plan = Plan {
         replication: replication(settings, found.brokers, &mut report.warnings),
         settings,
@@ -80,7 +88,8 @@ pub async fn ensure_topics(config: &KafkaConfig, settings: &TopicSettings) -> Re
     };
     for (topic, name) in &present {
         let partitions = found.partitions[topic];
-        let problems = plan.problems(*topic, partitions, configs.get(topic).unwrap_or(&TopicConfig::default()));
+        let problems =
+            plan.problems(*topic, partitions, configs.get(topic).unwrap_or(&TopicConfig::default()));
         report.warnings.extend(problems.into_iter().map(|problem| format!("{name}: {problem}")));
         report.present.push(name.clone());
     }
@@ -95,20 +104,22 @@ pub async fn ensure_topics(config: &KafkaConfig, settings: &TopicSettings) -> Re
 
 type Admin = AdminClient<Asking>;
 
-/// What there is: the number of brokers, and of each topic's partitions.
+/// What there is: the number of brokers, one of them, and the number of each topic's partitions.
 struct Found {
     brokers: i32,
+    broker: Option<i32>,
     partitions: HashMap<Topic, i32>,
 }
 
 fn find(client: &Admin, names: &[(Topic, String)]) -> Result<Found, LogError> {
-    let mut found = Found { brokers: 0, partitions: HashMap::new() };
+    let mut found = Found { brokers: 0, broker: None, partitions: HashMap::new() };
     for (topic, name) in names {
         let metadata = client
             .inner()
             .fetch_metadata(Some(name), METADATA_TIMEOUT)
             .map_err(|error| request_error("topics", error))?;
         found.brokers = i32::try_from(metadata.brokers().len()).unwrap_or(i32::MAX);
+        found.broker = metadata.brokers().first().map(|broker| broker.id());
         for shown in metadata.topics() {
             match shown.error().map(RDKafkaErrorCode::from) {
                 None => {
@@ -137,7 +148,10 @@ impl TopicConfig {
     }
 }
 
-async fn describe(client: &Admin, topics: &[&(Topic, String)]) -> Result<HashMap<Topic, TopicConfig>, LogError> {
+async fn describe(
+    client: &Admin,
+    topics: &[&(Topic, String)],
+) -> Result<HashMap<Topic, TopicConfig>, LogError> {
     if topics.is_empty() {
         return Ok(HashMap::new());
     }
@@ -152,6 +166,13 @@ async fn describe(client: &Admin, topics: &[&(Topic, String)]) -> Result<HashMap
         configs.insert(*topic, TopicConfig(entries.collect()));
     }
     Ok(configs)
+}
+
+/// The longest message that a topic takes where nothing else is said. Whoever may not ask gets the usual.
+async fn broker_bytes_max(client: &Admin, broker: Option<i32>) -> Option<i64> {
+    let asked = [ResourceSpecifier::Broker(broker?)];
+    let answer = client.describe_configs(&asked, &options()).await.ok()?.into_iter().next()?.ok()?;
+    answer.get("message.max.bytes")?.value.as_ref()?.parse().ok()
 }
 
 enum Created {
@@ -319,7 +340,8 @@ mod tests {
         assert_eq!(PLAN.problems(Topic::CampaignEvents, 12, &compacted).len(), 2);
         let references = config(&[("cleanup.policy", "delete")]);
         assert_eq!(PLAN.problems(Topic::References, 1, &references).len(), 1);
-        let dead = config(&[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("max.message.bytes", "1048588")]);
+        let dead =
+            config(&[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("max.message.bytes", "1048588")]);
         assert_eq!(PLAN.problems(Topic::DeadLetters, 1, &dead).len(), 1);
     }
 

@@ -1,4 +1,5 @@
-//! What stands under a key that has a write timestamp: the timestamp, how long it lives, and its bytes or that they are deleted.
+//! What stands under a key that has a write timestamp: the timestamp, how long it lives, and its bytes or that they are
+//! deleted.
 
 use timeline::Timestamp;
 use timeline::codec::Damaged;
@@ -64,7 +65,8 @@ impl<'a> Cell<'a> {
         })
     }
 
-    /// Whether writing it changes what is there: the later write wins, of two at one time a deletion, otherwise the first.
+    /// Whether writing it changes what is there: the later write wins; of two with one timestamp a deletion, else the
+    /// first.
     pub(super) fn beats(&self, there: &Cell<'_>) -> bool {
         self.stamp > there.stamp
             || (self.stamp == there.stamp && self.bytes.is_none() && there.bytes.is_some())

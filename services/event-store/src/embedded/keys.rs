@@ -1,5 +1,5 @@
-//! Keys in the order in which they are read. Ids have no NUL in them, so a NUL ends one, and no id that begins like another
-//! gets into its range; numbers are big-endian, instants with their sign bit turned.
+//! Keys in the order in which they are read. Ids have no NUL in them, so a NUL ends one, and no id that begins like
+//! another gets into its range; numbers are big-endian, instants with their sign bit turned.
 
 use std::ops::Range;
 

@@ -100,13 +100,15 @@ async fn no_offset_was_committed_in_a_new_store() {
 #[tokio::test]
 async fn a_sweep_goes_through_all_steps() {
     let (_directory, store) = store();
-    let count = 2 * SWEEP_STEP_KEYS as i64 + 5;
-    write(&store, 0, (0..count).map(|at| row(at, "e", 1, 10 + at % 2)).collect()).await;
+    let count = 2 * SWEEP_STEP_KEYS + 5;
+    let rows = (0..).take(count).map(|at| row(at, "e", 1, 10 + at % 2));
+    write(&store, 0, rows.collect()).await;
     let swept = store.sweep(Timestamp(10)).await.expect("swept");
-    assert_eq!((swept.seen, swept.removed), (count as u64, count as u64 / 2 + 1));
-    assert_eq!(read(&store).await.len() as i64, count / 2);
+    let (all, half) = (count as u64, count as u64 / 2);
+    assert_eq!(swept, Swept { seen: all, removed: half + 1 });
+    assert_eq!(read(&store).await.len() as u64, half);
     let swept = store.sweep(Timestamp(11)).await.expect("swept");
-    assert_eq!((swept.seen, swept.removed), (count as u64 / 2, count as u64 / 2));
+    assert_eq!(swept, Swept { seen: half, removed: half });
 }
 
 #[tokio::test]

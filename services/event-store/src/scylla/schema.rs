@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ::scylla::client::session::Session;
 use ::scylla::errors::{DbError, ExecutionError, RequestAttemptError};
-use ::scylla::response::query_result::QueryResult;
+use ::scylla::response::query_result::{QueryResult, QueryRowsResult};
 use ::scylla::serialize::row::SerializeRow;
 use ::scylla::statement::Consistency;
 use ::scylla::statement::unprepared::Statement;
@@ -58,7 +58,7 @@ const LOCK_WAIT_STEP: Duration = Duration::from_millis(250);
 /// What [`apply_schema`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// Whether the keyspace was created; otherwise it was there.
+    /// Whether there was no such keyspace before.
     pub keyspace_created: bool,
     /// The migrations that were applied now, by name; none where the schema was up to date.
     pub migrations: Vec<&'static str>,
@@ -72,13 +72,23 @@ pub enum SchemaError {
     /// The keyspace is missing, or empty.
     #[error("keyspace '{0}' has no tables of backstamp: run `backstamp schema apply`")]
     Absent(String),
-    /// The schema is an older program's, or a table was dropped.
-    #[error("keyspace '{keyspace}' lacks {what}: run `backstamp schema apply`")]
-    Incomplete {
+    /// The schema is an older program's.
+    #[error("keyspace '{keyspace}' lacks migration {name}: run `backstamp schema apply`")]
+    Behind {
         /// The keyspace.
         keyspace: String,
-        /// The migration or table.
-        what: String,
+        /// The first migration that was not applied.
+        name: &'static str,
+    },
+    /// A table is missing that a migration had created.
+    #[error(
+        "keyspace '{keyspace}' has lost table {table}: restore it, or replay the log into a new keyspace"
+    )]
+    TableLost {
+        /// The keyspace.
+        keyspace: String,
+        /// The table.
+        table: &'static str,
     },
     /// A migration was applied whose statements are not this program's.
     #[error(
@@ -140,35 +150,33 @@ pub async fn apply_schema(
     })
 }
 
-/// Whether the keyspace has every table and migration that this program needs.
+/// Whether the keyspace has every table and migration that this program needs. Migrations of later programs are no harm.
 pub(super) async fn check(session: &Session, keyspace: &str) -> Result<(), StoreError> {
+    let name = "check";
+    let failed = |error: SchemaError| StoreError::new(name, error);
     let query = |cql: String| async move {
         let result = Box::pin(session.query_unpaged(cql, ())).await;
-        result.map_err(|error| StoreError::new("check", error)).and_then(|result| rows("check", result))
+        result.map_err(|error| StoreError::new(name, error)).and_then(|result| rows(name, result))
     };
     let tables = format!("SELECT table_name FROM system_schema.tables WHERE keyspace_name = '{keyspace}'");
     let tables = query(tables).await?;
-    let tables = tables.rows::<(String,)>().map_err(|error| StoreError::new("check", error))?;
-    let tables: Result<BTreeSet<String>, _> = tables.map(|row| row.map(|(name,)| name)).collect();
-    let tables = tables.map_err(|error| StoreError::new("check", error))?;
-    let absent = TABLES.iter().find(|table| !tables.contains(**table));
+    let tables = tables.rows::<(String,)>().map_err(|error| StoreError::new(name, error))?;
+    let tables: Result<BTreeSet<String>, _> = tables.map(|row| row.map(|(table,)| table)).collect();
+    let tables = tables.map_err(|error| StoreError::new(name, error))?;
     if !tables.contains("schema_migrations") {
-        return Err(StoreError::new("check", SchemaError::Absent(keyspace.to_owned())));
+        return Err(failed(SchemaError::Absent(keyspace.to_owned())));
     }
-    let applied = read_migrations("check", query(select_migrations(keyspace)).await?)?;
-    let missing = MIGRATIONS.iter().find(|migration| !applied.contains_key(&migration.version));
-    let what = missing.map(|migration| format!("migration {}", migration.name));
-    if let Some(what) = what.or_else(|| absent.map(|table| format!("table {table}"))) {
-        return Err(StoreError::new(
-            "check",
-            SchemaError::Incomplete { keyspace: keyspace.to_owned(), what },
-        ));
-    }
+    let applied = read_migrations(name, &query(select_migrations(keyspace)).await?)?;
     for migration in MIGRATIONS {
-        let there = applied.get(&migration.version).map(String::as_str).unwrap_or_default();
-        migration.check(there).map_err(|error| StoreError::new("check", error))?;
+        let keyspace = keyspace.to_owned();
+        let there = applied.get(&migration.version);
+        let there = there.ok_or_else(|| failed(SchemaError::Behind { keyspace, name: migration.name }))?;
+        migration.check(there).map_err(failed)?;
     }
-    Ok(())
+    match TABLES.into_iter().find(|table| !tables.contains(*table)) {
+        Some(table) => Err(failed(SchemaError::TableLost { keyspace: keyspace.to_owned(), table })),
+        None => Ok(()),
+    }
 }
 
 /// A file of statements.
@@ -355,7 +363,7 @@ impl Applier<'_> {
     async fn migrate(&self) -> Result<Vec<&'static str>, StoreError> {
         let statement = "read_migrations";
         let recorded = self.query(statement, &select_migrations(self.keyspace), ()).await?;
-        let recorded = read_migrations(statement, rows(statement, recorded)?)?;
+        let recorded = read_migrations(statement, &rows(statement, recorded)?)?;
         let mut applied = Vec::new();
         for migration in MIGRATIONS {
             if let Some(there) = recorded.get(&migration.version) {
@@ -408,9 +416,9 @@ fn select_migrations(keyspace: &str) -> String {
 /// The checksums of the migrations that were applied, by version.
 fn read_migrations(
     statement: &'static str,
-    rows: ::scylla::response::query_result::QueryRowsResult,
+    migrations: &QueryRowsResult,
 ) -> Result<BTreeMap<i32, String>, StoreError> {
-    let rows = rows.rows::<(i32, String)>().map_err(|error| StoreError::new(statement, error))?;
+    let rows = migrations.rows::<(i32, String)>().map_err(|error| StoreError::new(statement, error))?;
     rows.collect::<Result<_, _>>().map_err(|error| StoreError::new(statement, error))
 }
 

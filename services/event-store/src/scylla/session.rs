@@ -31,8 +31,8 @@ pub struct ScyllaConfig {
     /// A PEM file of the authorities that sign the nodes' certificates; given, every connection is TLS. A node's
     /// certificate must name its IP address.
     pub ca: Option<PathBuf>,
-    /// The datacentre whose nodes are asked first, and where the tables are created. Without it, nodes of all datacentres are alike,
-    /// and tables are created in the one of the node that answers first.
+    /// The datacentre whose nodes are asked first, and where a new keyspace lives. Without it, the nodes of all are alike, and
+    /// a new keyspace lives where the node is that answers.
     pub datacenter: Option<String>,
     /// How long a request may take, tries at other nodes included.
     pub request_timeout: Duration,
