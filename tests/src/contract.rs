@@ -1,7 +1,7 @@
 //! What the contract promises, as checks that any [`Stack`](crate::stack::Stack) has to pass.
 //!
-//! A check makes an account of its own, so that all of them run at once on one stack. [`contract_tests!`](crate::contract_tests) makes a test of
-//! each, for one way of running Backstamp.
+//! A check makes an account of its own, so that all of them run at once on one stack.
+//! [`contract_tests!`](crate::contract_tests) makes a test of each, for one way of running Backstamp.
 //!
 //! | module | what of the contract |
 //! | --- | --- |

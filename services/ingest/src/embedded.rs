@@ -11,7 +11,7 @@ use telemetry::shutdown::Shutdown;
 
 use crate::own::{OwnBatch, Owner};
 use crate::place::{Place, RawRecord};
-use crate::references::{RawReference, store_references};
+use crate::references::{RawReference, Stamps, store_references};
 use crate::retry::{Failure, until_done};
 use crate::{BatchTimer, Clock, IngestSettings};
 
@@ -38,6 +38,7 @@ pub async fn run(
     let mut place = Place::new(events.clone(), settings.filter.clone(), settings.retention_ms);
     let mut owner = Owner::new(events.clone(), "embedded", settings.owner());
     let keeping = tokio::spawn(keep(log.clone(), store.clone(), clock.clone(), shutdown.clone()));
+    let mut stamps = Stamps::default();
     let mut offset = store.committed_offset().await?;
     loop {
         tokio::select! {
@@ -53,7 +54,7 @@ pub async fn run(
         let Some(last) = records.last() else { continue };
         let next = u64::try_from(last.offset)? + 1;
         let timer = BatchTimer::start("own", records.len());
-        work(&mut place, &mut owner, &events, &records, &clock).await;
+        work(&mut place, &mut owner, &mut stamps, &events, &records, &clock).await;
         until_done("commit", || store.commit_offset(next)).await;
         timer.stop();
         let now = clock();
@@ -75,6 +76,7 @@ pub async fn run(
 async fn work(
     place: &mut Place,
     owner: &mut Owner,
+    stamps: &mut Stamps,
     store: &Arc<dyn EventStore>,
     records: &[Incoming],
     clock: &Clock,
@@ -88,7 +90,7 @@ async fn work(
             appended_at: record.appended_at,
         })
         .collect();
-    let refused_references = store_references(store, &references).await;
+    let refused_references = store_references(store, stamps, &references).await;
     let events: Vec<RawRecord<'_>> = of(Topic::Events)
         .map(|record| RawRecord {
             value: record.value.as_deref().unwrap_or_default(),

@@ -20,7 +20,7 @@ use timeline::{Refusal, Timestamp};
 
 use crate::own::{OwnBatch, Owner};
 use crate::place::{Place, RawRecord};
-use crate::references::{RawReference, store_references};
+use crate::references::{RawReference, Stamps, store_references};
 use crate::retry::{Failure, until_done};
 use crate::{Clock, IngestSettings};
 
@@ -186,6 +186,7 @@ impl Worker {
     }
 
     async fn run_references(self, store: Arc<dyn EventStore>) -> Result<(), LogError> {
+        let mut stamps = Stamps::default();
         while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
             let records: Vec<RawReference<'_>> = batch
                 .records
@@ -197,7 +198,7 @@ impl Worker {
                     appended_at: record.appended_at,
                 })
                 .collect();
-            let refused = store_references(&store, &records).await;
+            let refused = store_references(&store, &mut stamps, &records).await;
             self.publish(dead_letters(&batch.records, refused)).await;
             self.commit(&batch, &HashSet::new()).await;
         }

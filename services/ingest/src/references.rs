@@ -23,13 +23,21 @@ pub struct RawReference<'a> {
     pub appended_at: Timestamp,
 }
 
+/// The stamps that the references stored last were given, so that each beats the one before it.
+#[derive(Debug, Default)]
+pub struct Stamps(BTreeMap<ReferenceKey, i64>);
+
 /// Stores a batch; returns the messages that are no references. Tries without end.
 pub async fn store_references(
     store: &Arc<dyn EventStore>,
+    stamps: &mut Stamps,
     records: &[RawReference<'_>],
 ) -> Vec<(usize, Refusal)> {
     let (mut writes, mut known, mut refused) = (Vec::new(), BTreeSet::new(), Vec::new());
-    let mut stamps = BTreeMap::<ReferenceKey, i64>::new();
+    if let Some(oldest) = records.iter().map(|record| record.appended_at.0).min() {
+        // Whatever comes from now on is younger than these anyway.
+        stamps.0.retain(|_, stamp| *stamp >= oldest * 1000);
+    }
     for (index, record) in records.iter().enumerate() {
         match decode_reference(record.key, record.value) {
             Ok(reference) => {
@@ -37,9 +45,9 @@ pub async fn store_references(
                 // Records of one key come in order, mostly in different milliseconds; within one their offsets tell them apart,
                 // but for those on either side of a multiple of 1000: each is to beat the one before it.
                 let own = record.appended_at.0 * 1000 + record.offset.rem_euclid(1000);
-                let before = stamps.get(&reference.key).copied();
+                let before = stamps.0.get(&reference.key).copied();
                 let stamp = before.map_or(own, |before| own.max(before + 1));
-                stamps.insert(reference.key.clone(), stamp);
+                stamps.0.insert(reference.key.clone(), stamp);
                 writes.push(ReferenceWrite { reference, stamp });
             }
             Err(refusal) => {

@@ -70,7 +70,7 @@ async fn large_history_is_answered_as_the_model_says() {
 /// All of them are appended in one millisecond, or nearly so: the order is the log's, whatever the clock says.
 #[tokio::test]
 async fn last_of_many_names_in_one_body_is_shown() {
-    const NAMES: usize = 1500;
+    const NAMES: usize = 5000;
     let dev = Dev::start().await;
     let names = (0..NAMES).map(|n| {
         Record::reference(

@@ -14,10 +14,11 @@
 //! answer with the gate held, and a revoke takes the gate before it returns to librdkafka, which lets go of
 //! the partition only then. Nobody else is given the partition before.
 //!
-//! A member that was lost, whose partitions others may have without its revoke, is told apart by the broker:
-//! whatever it still sends bears a member or a generation that is not the group's. librdkafka empties its
-//! member id when it is lost and keeps its generation; with one that is not negative, a broker takes no
-//! commit of a stranger, not even when the group is empty.
+//! A member that was lost, whose partitions others may have before it is told, is turned away by the broker:
+//! what it sends bears a member or a generation that is not the group's. librdkafka empties its member id and
+//! keeps its generation, and with one that is not negative a broker takes no commit of a stranger, not even
+//! when the group is empty. Only when told that its generation has passed it makes that -1, and marks its
+//! assignment as lost in the same step, which a commit looks at.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
