@@ -16,6 +16,7 @@
 //! | [`joining`] | events and their `send`, in either order |
 //! | [`existence`] | what is known, what is not, and retention |
 //! | [`intake`] | bodies, rejections, every good and bad example |
+//! | [`fixtures`] | reads the examples in `schemas/` |
 
 pub mod access;
 pub mod commands;

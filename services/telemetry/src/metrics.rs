@@ -76,9 +76,39 @@ const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
 const COUNTS: &[f64] = &[1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0];
 
+/// What becomes of events: the labels of [`EVENTS`].
+const OUTCOMES: [&str; 7] = [
+    "projected",
+    "duplicate",
+    "list_management_click",
+    "expired",
+    "dead_letter",
+    "waiting_for_send",
+    "no_timeline",
+];
+/// Why messages are refused: the labels of [`DEAD_LETTERS`], as the domain names them.
+const CODES: [&str; 9] = [
+    "malformed_json",
+    "missing_field",
+    "invalid_field",
+    "unknown_type",
+    "unknown_kind",
+    "invalid_time",
+    "time_ahead",
+    "too_large",
+    "key_mismatch",
+];
+
 /// Every metric in Prometheus' text format.
 pub fn render() -> Vec<u8> {
     register_all();
+    // What alerts ask for is there from the start: absent is not 0.
+    for outcome in OUTCOMES {
+        EVENTS.with_label_values(&[outcome]);
+    }
+    for code in CODES {
+        DEAD_LETTERS.with_label_values(&[code]);
+    }
     let mut text = Vec::new();
     if let Err(error) = TextEncoder::new().encode(&REGISTRY.gather(), &mut text) {
         tracing::error!(%error, "metrics could not be written");
