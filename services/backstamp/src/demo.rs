@@ -18,7 +18,7 @@ use timeline::{AccountId, Id, TimelineId, Timestamp};
 use uuid::Uuid;
 
 use crate::keys::{KeyStore, NewKey};
-use crate::run::Service;
+use crate::run::{Service, say};
 
 const ACCOUNT: &str = "acme-books";
 const CAMPAIGN: &str = "cmp_spring_sale";
@@ -39,10 +39,9 @@ pub(crate) struct Demo {
 
 impl Demo {
     /// Commands that work when pasted.
-    #[expect(clippy::print_stdout, reason = "what a newcomer reads")]
     pub(crate) fn print(&self, api: SocketAddr) {
         let Demo { key, contact } = self;
-        println!(
+        say(&format!(
             "
 A sample account, {ACCOUNT}, is loaded. Its key (shown once; `backstamp keys` makes more):
 
@@ -64,7 +63,7 @@ An event of your own, visible within a second:
 
   curl -s -H \"Authorization: Bearer $KEY\" http://{api}/v1/events -d '{{\"id\":\"evt_mine\",\"type\":\"open\",\"occurred_at\":\"'$(date -u +%FT%TZ)'\",\"contact_id\":\"{contact}\",\"campaign_id\":\"{CAMPAIGN}\"}}'
 "
-        );
+        ));
     }
 }
 

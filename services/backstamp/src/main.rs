@@ -11,6 +11,9 @@ mod query;
 mod run;
 mod schema;
 
+use std::io::Write;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 use crate::options::LogOptions;
@@ -38,16 +41,40 @@ enum Command {
     Keys(keys::Options),
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    forget_empty_variables();
     let program = Program::parse();
-    telemetry::logs::start(program.logs.log_format, &program.logs.log)?;
-    match program.command {
+    match telemetry::logs::start(program.logs.log_format, &program.logs.log)
+        .and_then(|()| run(program.command))
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The causes in one line; a reader that has gone is no reason to panic.
+            let _ = writeln!(std::io::stderr(), "backstamp: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Dev(options) => dev::run(options).await,
         Command::Ingest(options) => ingest::run(options).await,
         Command::Query(options) => query::run(options).await,
         Command::Collect(options) => collect::run(options).await,
         Command::Schema(command) => schema::run(command).await,
         Command::Keys(options) => keys::run(options).await,
+    }
+}
+
+/// A variable that is set but empty counts as not set, as it comes from `${X:-}` in a compose file.
+#[expect(unsafe_code, reason = "the process has one thread yet")]
+fn forget_empty_variables() {
+    for (name, value) in std::env::vars_os() {
+        if value.is_empty() && name.as_encoded_bytes().starts_with(b"BACKSTAMP_") {
+            // SAFETY: nothing reads the environment at the same time: no other thread has started.
+            unsafe { std::env::remove_var(name) };
+        }
     }
 }

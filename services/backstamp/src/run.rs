@@ -1,5 +1,6 @@
 //! What every service does: a clock, two listeners, one ready line, and an orderly end.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -92,14 +93,16 @@ impl Service {
         tokio::spawn(edge::serve(listener, router, self.shutdown.clone()))
     }
 
-    /// The one line on standard output that says where the service is.
-    #[expect(clippy::print_stdout, reason = "the line that whoever started the service waits for")]
+    /// The one line on standard output that says where the service is. Who does not read it any more does not stop the service.
     pub(crate) fn say_ready(&self, api: Option<SocketAddr>, ops: SocketAddr) {
-        match api {
-            Some(api) => println!("backstamp {} is ready: http://{api} (ops http://{ops})", self.name),
-            None => println!("backstamp {} is ready: (ops http://{ops})", self.name),
-        }
+        let api = api.map_or_else(String::new, |api| format!("http://{api} "));
+        say(&format!("backstamp {} is ready: {api}(ops http://{ops})", self.name));
     }
+}
+
+/// Prints a line to standard output, whether or not anybody reads it.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 /// Listens on `address`, or says why that cannot be.

@@ -4,7 +4,7 @@
 //! rows that are new, and once those are acknowledged count them, and write the numbers as absolute values under a stamp
 //! that no earlier owner can exceed. Only then may the caller commit the batch's offsets. See [`timeline::tally`] for why this is exact.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use event_store::{Columns, EventStore, RowGroup, RowWrite, StoreError, TallyWrite};
@@ -121,7 +121,11 @@ impl Owner {
         let new: Vec<(i32, u64)> = new.filter(|(partition, claim)| !self.holds(*partition, *claim)).collect();
         self.take_over(&new).await;
         let mut owned = Owned::default();
-        let by_timeline = self.group(now, batches, &mut owned);
+        let (by_timeline, of_expired) = self.group(now, batches, &mut owned);
+        if !of_expired.is_empty() {
+            let of_expired: Vec<TimelineId> = of_expired.into_iter().collect();
+            until_done("mark_known", || self.store.mark_known(&of_expired)).await;
+        }
         let mut touched = self.touch(by_timeline).await;
 
         let (mut groups, mut new) = (Vec::new(), Vec::new());
@@ -191,19 +195,25 @@ impl Owner {
         i64::try_from(epoch).unwrap_or(i64::MAX / EPOCH_STAMPS)
     }
 
-    /// The rows by timeline, less what has expired.
-    fn group(&self, now: Timestamp, batches: Vec<OwnBatch>, owned: &mut Owned) -> ByTimeline {
-        let mut by_timeline = ByTimeline::new();
+    /// The rows by timeline, less what has expired; and the timelines of what has, which exist all the same.
+    fn group(
+        &self,
+        now: Timestamp,
+        batches: Vec<OwnBatch>,
+        owned: &mut Owned,
+    ) -> (ByTimeline, BTreeSet<TimelineId>) {
+        let (mut by_timeline, mut of_expired) = (ByTimeline::new(), BTreeSet::new());
         for OwnBatch { partition, rows, .. } in batches {
             for row in rows {
                 if row.key.position.at.plus_ms(self.settings.retention_ms) < now {
                     owned.expired += u64::from(row.counts);
+                    of_expired.insert(row.timeline);
                 } else {
                     by_timeline.entry((partition, row.timeline.clone())).or_default().push(row);
                 }
             }
         }
-        by_timeline
+        (by_timeline, of_expired)
     }
 
     /// Brings the batch's timelines in, with every node and leaf that its rows fall in. They leave their partition's map meanwhile.

@@ -191,7 +191,10 @@ impl Place {
                     let placing = if showed { Placing::Completed } else { Placing::Complete };
                     self.place_one(&join(&event, facts), waiting.appended_at, placing, placed).await;
                 }
-                Ok(_) => count_outcome("expired"),
+                Ok(event) => {
+                    count_outcome("expired");
+                    self.mark_known(timelines_of(&join(&event, facts)).collect()).await;
+                }
                 Err(refusal) => {
                     tracing::error!(code = refusal.code, "an event that waited cannot be read any more");
                 }

@@ -188,7 +188,7 @@ impl KafkaConfig {
             ("queue.buffering.max.messages", "100000"),
             ("queue.buffering.max.kbytes", "65536"),
             // The topic's limit is the one that counts: a dead letter is as long as what it was made of.
-            ("message.max.bytes", "16777216"),
+            ("message.max.bytes", "1000000000"),
         ])
     }
 
