@@ -82,21 +82,9 @@ async fn work(
     clock: &Clock,
 ) {
     let of = |topic| records.iter().filter(move |record| record.topic == topic);
-    let references: Vec<RawReference<'_>> = of(Topic::References)
-        .map(|record| RawReference {
-            key: record.key.as_deref(),
-            value: record.value.as_deref(),
-            offset: record.offset,
-            appended_at: record.appended_at,
-        })
-        .collect();
+    let references: Vec<RawReference<'_>> = of(Topic::References).map(RawReference::from).collect();
     let refused_references = store_references(store, stamps, &references).await;
-    let events: Vec<RawRecord<'_>> = of(Topic::Events)
-        .map(|record| RawRecord {
-            value: record.value.as_deref().unwrap_or_default(),
-            appended_at: record.appended_at,
-        })
-        .collect();
+    let events: Vec<RawRecord<'_>> = of(Topic::Events).map(RawRecord::from).collect();
     let now = clock();
     let placed = place.work(now, &events).await;
     // The intake lets nothing through that is refused here.

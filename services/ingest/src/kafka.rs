@@ -129,14 +129,7 @@ impl Worker {
     async fn run_place(self, mut place: Place) -> Result<(), LogError> {
         while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
             let timer = BatchTimer::start("place", batch.records.len());
-            let records: Vec<RawRecord<'_>> = batch
-                .records
-                .iter()
-                .map(|record| RawRecord {
-                    value: record.value.as_deref().unwrap_or_default(),
-                    appended_at: record.appended_at,
-                })
-                .collect();
+            let records: Vec<RawRecord<'_>> = batch.records.iter().map(RawRecord::from).collect();
             let placed = place.work((self.clock)(), &records).await;
             let oldest = batch.records.iter().map(|record| record.appended_at).min();
             let mut outgoing = pack(placed.rows, oldest.unwrap_or(Timestamp(0)));
@@ -188,16 +181,7 @@ impl Worker {
     async fn run_references(self, store: Arc<dyn EventStore>) -> Result<(), LogError> {
         let mut stamps = Stamps::default();
         while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
-            let records: Vec<RawReference<'_>> = batch
-                .records
-                .iter()
-                .map(|record| RawReference {
-                    key: record.key.as_deref(),
-                    value: record.value.as_deref(),
-                    offset: record.offset,
-                    appended_at: record.appended_at,
-                })
-                .collect();
+            let records: Vec<RawReference<'_>> = batch.records.iter().map(RawReference::from).collect();
             let refused = store_references(&store, &mut stamps, &records).await;
             self.publish(dead_letters(&batch.records, refused)).await;
             self.commit(&batch, &HashSet::new()).await;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use event_log::Incoming;
 use event_store::{EventStore, SendWrite, StoreError, Waiting};
 use lru::LruCache;
 use telemetry::metrics;
@@ -36,6 +37,12 @@ pub struct RawRecord<'a> {
     pub value: &'a [u8],
     /// The broker's timestamp.
     pub appended_at: Timestamp,
+}
+
+impl<'a> From<&'a Incoming> for RawRecord<'a> {
+    fn from(record: &'a Incoming) -> RawRecord<'a> {
+        RawRecord { value: record.value.as_deref().unwrap_or_default(), appended_at: record.appended_at }
+    }
 }
 
 /// What a batch of messages comes to.

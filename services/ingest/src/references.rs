@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use event_log::Incoming;
 use event_store::{EventStore, ReferenceWrite};
 use telemetry::metrics;
 use timeline::reference::{Kind, Reference, ReferenceKey, decode_reference};
@@ -21,6 +22,17 @@ pub struct RawReference<'a> {
     pub offset: i64,
     /// The broker's timestamp.
     pub appended_at: Timestamp,
+}
+
+impl<'a> From<&'a Incoming> for RawReference<'a> {
+    fn from(record: &'a Incoming) -> RawReference<'a> {
+        RawReference {
+            key: record.key.as_deref(),
+            value: record.value.as_deref(),
+            offset: record.offset,
+            appended_at: record.appended_at,
+        }
+    }
 }
 
 /// The stamps that the references stored last were given, so that each beats the one before it.
