@@ -6,7 +6,7 @@
 //! | [`id`] | account ids, opaque ids |
 //! | [`time`] | instants in milliseconds, RFC 3339 in and out |
 //! | [`event`] | event types, the raw event, its decoder |
-//! | [`reference`] | names of campaigns, automations and lists, addresses of contacts; their decoder |
+//! | [`mod@reference`] | names of campaigns, automations and lists, addresses of contacts; their decoder |
 //! | [`filter`] | which clicks are list management |
 //! | [`send`] | what a `send` knew, and what an event takes from it |
 //! | [`row`] | timelines, positions, rows and their stored form; the projection of an event into rows |
