@@ -165,23 +165,16 @@ impl EventStore for SimStore {
     }
 
     async fn write_tallies(&self, tallies: &TallyWrite) -> Result<(), StoreError> {
-        let torn = self.fault == Fault::TornTallies;
-        let chunks = tallies.cells.chunks(if torn { 1 } else { usize::MAX });
-        for cells in chunks {
-            self.write("write_tallies", |state| {
-                for (cell, bytes) in cells {
-                    let held = state
-                        .tallies
-                        .entry((tallies.timeline.clone(), *cell))
-                        .or_insert((i64::MIN, Vec::new()));
-                    if tallies.stamp >= held.0 || self.fault == Fault::NoEpoch {
-                        *held = (tallies.stamp, bytes.clone());
-                    }
+        self.write("write_tallies", |state| {
+            for (cell, bytes) in &tallies.cells {
+                let held =
+                    state.tallies.entry((tallies.timeline.clone(), *cell)).or_insert((i64::MIN, Vec::new()));
+                if tallies.stamp >= held.0 || self.fault == Fault::NoEpoch {
+                    *held = (tallies.stamp, bytes.clone());
                 }
-            })
-            .await?;
-        }
-        Ok(())
+            }
+        })
+        .await
     }
 
     async fn read_tallies(
