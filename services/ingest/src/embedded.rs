@@ -9,6 +9,7 @@ use event_store::embedded::EmbeddedStore;
 use telemetry::metrics;
 use telemetry::shutdown::Shutdown;
 
+use crate::kafka::show_delay;
 use crate::own::{OwnBatch, Owner};
 use crate::place::{Place, RawRecord};
 use crate::references::{RawReference, Stamps, store_references};
@@ -58,10 +59,7 @@ pub async fn run(
         until_done("commit", || store.commit_offset(next)).await;
         timer.stop();
         let now = clock();
-        if let Some(first) = records.first() {
-            let seconds = (now.0 - first.appended_at.0).max(0) as f64 / 1000.0;
-            metrics::VISIBLE_SECONDS.with_label_values(&["published"]).observe(seconds);
-        }
+        show_delay(now, &[records[0].appended_at]);
         let lag = i64::try_from(log.end_offset().saturating_sub(next))?;
         metrics::LAG_MESSAGES.with_label_values(&["embedded", "0"]).set(lag);
         let age_s = if lag == 0 { 0 } else { (now.0 - last.appended_at.0).max(0) / 1000 };

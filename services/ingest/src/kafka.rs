@@ -147,11 +147,12 @@ impl Worker {
         while let Some(batch) = self.next_batch(OWN_LIMITS).await? {
             let lost = self.take_over(&mut owner, &batch).await;
             let mut by_partition = BTreeMap::<i32, Vec<PlacedRow>>::new();
-            let mut rows = 0;
+            let (mut rows, mut published) = (0, Vec::new());
             for record in batch.records.iter().filter(|record| !lost.contains(&record.partition)) {
                 match decode_placed(record.value.as_deref().unwrap_or_default()) {
-                    Ok((placed, _)) => {
+                    Ok((placed, appended_at)) => {
                         rows += placed.len();
+                        published.push(appended_at);
                         by_partition.entry(record.partition).or_default().extend(placed);
                     }
                     // Nobody but us writes this topic: what cannot be read is kept where it can be looked at.
@@ -170,7 +171,7 @@ impl Worker {
                 })
                 .collect();
             owner.work((self.clock)(), work).await;
-            self.show_delay(&batch);
+            show_delay((self.clock)(), &published);
             self.commit(&batch, &lost).await;
             timer.stop();
         }
@@ -274,15 +275,13 @@ impl Worker {
             metrics::LAG_SECONDS.with_label_values(&labels).set(age_ms / 1000);
         }
     }
+}
 
-    fn show_delay(&self, batch: &Batch) {
-        let now = (self.clock)();
-        for record in &batch.records {
-            if let Ok((_, appended_at)) = decode_placed(record.value.as_deref().unwrap_or_default()) {
-                let seconds = (now.0 - appended_at.0).max(0) as f64 / 1000.0;
-                metrics::VISIBLE_SECONDS.with_label_values(&["published"]).observe(seconds);
-            }
-        }
+/// Shows how long it took from when records were published until now, when their rows are written.
+pub(crate) fn show_delay(now: Timestamp, published: &[Timestamp]) {
+    for appended_at in published {
+        let seconds = (now.0 - appended_at.0).max(0) as f64 / 1000.0;
+        metrics::VISIBLE_SECONDS.with_label_values(&["published"]).observe(seconds);
     }
 }
 
