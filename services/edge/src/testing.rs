@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use event_store::embedded::EmbeddedStore;
 use event_store::{
-    Columns, EventStore, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
+    Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
     TallyWrite, Waiting,
 };
 use tempfile::TempDir;
@@ -185,10 +185,11 @@ macro_rules! reach_first {
 }
 
 reach_first! {
-    fn write_rows(now: Timestamp, groups: &[RowGroup]) -> ();
+    fn write_rows(now: Timestamp, groups: &[RowGroup<'_>]) -> ();
     fn delete_rows(timeline: &TimelineId, part: u32, keys: &[RowKey], stamp: i64) -> ();
     fn read_rows(timeline: &TimelineId, part: u32, types: TypeSet, span: &Span, columns: Columns) -> Vec<StoredRow>;
-    fn write_tallies(tallies: &TallyWrite) -> ();
+    fn write_tallies(tallies: &[TallyWrite]) -> ();
+    fn read_heads(timelines: &[TimelineId]) -> Vec<Head>;
     fn read_tallies(timeline: &TimelineId, cells: &[u32]) -> Vec<Option<Vec<u8>>>;
     fn write_sends(now: Timestamp, sends: &[SendWrite]) -> ();
     fn read_sends(messages: &[(AccountId, Id)]) -> Vec<Option<SendFacts>>;

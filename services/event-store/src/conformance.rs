@@ -124,7 +124,7 @@ impl Scene {
     }
 
     async fn write(&self, timeline: &TimelineId, part: u32, rows: &[RowWrite]) {
-        let group = RowGroup { timeline: timeline.clone(), part, rows: rows.to_vec() };
+        let group = RowGroup { timeline, part, rows: rows.to_vec() };
         self.store.write_rows(self.now, &[group]).await.expect("rows are written");
     }
 
@@ -139,7 +139,7 @@ impl Scene {
     async fn write_tally(&self, timeline: &TimelineId, stamp: i64, cells: &[(u32, &[u8])]) {
         let cells = cells.iter().map(|(cell, bytes)| (*cell, bytes.to_vec())).collect();
         let tallies = TallyWrite { timeline: timeline.clone(), stamp, ttl_s: 3600, cells };
-        self.store.write_tallies(&tallies).await.expect("tallies are written");
+        self.store.write_tallies(&[tallies]).await.expect("tallies are written");
     }
 
     async fn read_tallies(&self, timeline: &TimelineId, cells: &[u32]) -> Vec<Option<Vec<u8>>> {
@@ -437,16 +437,13 @@ async fn the_latest_of_many_writers_stays(scene: &Scene) {
     let writers = (0..50).map(|number| {
         let stamp = first.stamp + number * 7 % 50;
         let body = stamp.to_string().into_bytes();
-        let group = RowGroup {
-            timeline: timeline.clone(),
-            part: 0,
-            rows: vec![RowWrite { stamp, body: body.clone(), ..first.clone() }],
-        };
+        let rows = vec![RowWrite { stamp, body: body.clone(), ..first.clone() }];
         let tallies = TallyWrite { timeline: timeline.clone(), stamp, ttl_s: 3600, cells: vec![(0, body)] };
         let (store, now) = (Arc::clone(&scene.store), scene.now);
         tokio::spawn(async move {
+            let group = RowGroup { timeline: &tallies.timeline, part: 0, rows };
             store.write_rows(now, &[group]).await.expect("rows are written");
-            store.write_tallies(&tallies).await.expect("tallies are written");
+            store.write_tallies(&[tallies]).await.expect("tallies are written");
         })
     });
     future::try_join_all(writers).await.expect("no writer panics");
@@ -523,12 +520,12 @@ async fn timelines_are_apart(scene: &Scene) {
         TimelineId::campaign(&longer, &id("a")),
         TimelineId::contact(&longer, contact),
     ];
-    let groups: Vec<RowGroup> = timelines
+    let groups: Vec<RowGroup<'_>> = timelines
         .iter()
         .enumerate()
         .map(|(at, timeline)| {
             let rows = vec![scene.row(EventType::Sent, 1, &format!("of_{at}"))];
-            RowGroup { timeline: timeline.clone(), part: 0, rows }
+            RowGroup { timeline, part: 0, rows }
         })
         .collect();
     scene.store.write_rows(scene.now, &groups).await.expect("written");
@@ -599,18 +596,18 @@ async fn a_delete_keeps_earlier_writes_out(scene: &Scene) {
 async fn many_groups_are_written_at_once(scene: &Scene) {
     let contacts: Vec<TimelineId> =
         (0..500).map(|number| TimelineId::contact(&scene.account, Uuid::from_u128(number))).collect();
-    let groups: Vec<RowGroup> = contacts
+    let groups: Vec<RowGroup<'_>> = contacts
         .iter()
         .enumerate()
         .map(|(at, timeline)| {
             let count = if at % 50 == 0 { 150 } else { 1 + i64::from(at % 3 == 0) };
             let rows = (0..count).map(|row| scene.row(EventType::Opened, row, &format!("e{at}_{row}")));
-            RowGroup { timeline: timeline.clone(), part: 0, rows: rows.collect() }
+            RowGroup { timeline, part: 0, rows: rows.collect() }
         })
         .collect();
     scene.store.write_rows(scene.now, &groups).await.expect("written");
     for group in groups.iter().step_by(7).chain(groups.iter().step_by(50)) {
-        assert_eq!(scene.read_all(&group.timeline).await, stored(&group.rows), "{:?}", group.timeline);
+        assert_eq!(scene.read_all(group.timeline).await, stored(&group.rows), "{:?}", group.timeline);
     }
 }
 
@@ -638,16 +635,14 @@ async fn large_bodies_are_kept(scene: &Scene) {
     let rows = [large(1, "a"), scene.row(EventType::Purchased, 2, "b"), large(3, "c"), large(4, "d")];
     scene.write(&timeline, 0, &rows).await;
     assert!(scene.read_all(&timeline).await == stored(&rows), "64 KiB come back");
-    let groups: Vec<RowGroup> = (0..20)
-        .map(|number| RowGroup {
-            timeline: scene.campaign(&format!("c{number}")),
-            part: 0,
-            rows: vec![large(1, "a")],
-        })
+    let timelines: Vec<TimelineId> = (0..20).map(|number| scene.campaign(&format!("c{number}"))).collect();
+    let groups: Vec<RowGroup<'_>> = timelines
+        .iter()
+        .map(|timeline| RowGroup { timeline, part: 0, rows: vec![large(1, "a")] })
         .collect();
     scene.store.write_rows(scene.now, &groups).await.expect("many large rows are written");
     assert!(
-        scene.read_all(&groups[19].timeline).await == stored(&groups[19].rows),
+        scene.read_all(groups[19].timeline).await == stored(&groups[19].rows),
         "the last of many comes back"
     );
 }

@@ -34,12 +34,13 @@ use timeline::key::KeyRecord;
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
+use timeline::tally::ROOT_CELL;
 use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
 
 use self::cells::{Cell, Life};
 use crate::timing::timed;
 use crate::{
-    Columns, EventStore, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
+    Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
     TallyWrite, Waiting,
 };
 
@@ -182,7 +183,7 @@ impl EmbeddedStore {
 
 #[async_trait::async_trait]
 impl EventStore for EmbeddedStore {
-    async fn write_rows(&self, now: Timestamp, groups: &[RowGroup]) -> Result<(), StoreError> {
+    async fn write_rows(&self, now: Timestamp, groups: &[RowGroup<'_>]) -> Result<(), StoreError> {
         let mut puts = Vec::with_capacity(groups.iter().map(|group| group.rows.len()).sum());
         for group in groups {
             for row in group.rows.iter().filter(|row| now < row.expires_at) {
@@ -217,18 +218,33 @@ impl EventStore for EmbeddedStore {
         if span.is_empty() {
             return Ok(Vec::new());
         }
-        let (timeline, span) = (timeline.clone(), span.clone());
-        self.run("read_rows", move |tables| tables.read_rows(&timeline, part, types, &span, columns)).await
+        self.read("read_rows", |tables| tables.read_rows(timeline, part, types, span, columns)).await
     }
 
-    async fn write_tallies(&self, tallies: &TallyWrite) -> Result<(), StoreError> {
-        let life = Life::Length(i64::from(tallies.ttl_s.max(1)) * 1000);
-        let puts = tallies.cells.iter().map(|(cell, bytes)| {
-            let put = Cell { stamp: tallies.stamp, life, bytes: Some(bytes) };
-            (keys::tally(&tallies.timeline, *cell), put.encode())
-        });
-        let puts = puts.collect();
+    async fn write_tallies(&self, tallies: &[TallyWrite]) -> Result<(), StoreError> {
+        let mut puts = Vec::new();
+        for TallyWrite { timeline, stamp, ttl_s, cells } in tallies {
+            let life = Life::Length(i64::from((*ttl_s).max(1)) * 1000);
+            puts.extend(cells.iter().map(|(cell, bytes)| {
+                let put = Cell { stamp: *stamp, life, bytes: Some(bytes) };
+                (keys::tally(timeline, *cell), put.encode())
+            }));
+        }
         self.run("write_tallies", |tables| tables.put(&tables.tallies, puts)).await
+    }
+
+    async fn read_heads(&self, timelines: &[TimelineId]) -> Result<Vec<Head>, StoreError> {
+        let timelines = timelines.to_vec();
+        self.run("read_heads", move |tables| {
+            let snapshot = tables.database.snapshot();
+            let read = |timeline: &TimelineId| {
+                let known = snapshot.contains_key(&tables.facts, keys::known(timeline))?;
+                let root = || read_cell(&snapshot, &tables.tallies, &keys::tally(timeline, ROOT_CELL));
+                Ok(Head { known, root: if known { root()? } else { None } })
+            };
+            timelines.iter().map(read).collect()
+        })
+        .await
     }
 
     async fn read_tallies(
@@ -435,18 +451,27 @@ impl Tables {
         columns: Columns,
     ) -> Result<Vec<StoredRow>, Cause> {
         let snapshot = self.database.snapshot();
+        let ranges = if types == TypeSet::ALL && *span == Span::all() {
+            vec![keys::rows_of_part(timeline, part)]
+        } else {
+            types.iter().map(|event_type| keys::rows(timeline, part, event_type, span)).collect()
+        };
+        let head_bytes = keys::rows_head_bytes(timeline);
         let mut rows = Vec::new();
-        for event_type in types.iter() {
-            for item in snapshot.range(&self.rows, keys::rows(timeline, part, event_type, span)).rev() {
+        for range in ranges {
+            for item in snapshot.range(&self.rows, range).rev() {
                 let (key, stored) = item.into_inner()?;
                 let Some(body) = Cell::decode(&stored)?.bytes else { continue };
-                let position = keys::position_of(&key, timeline).ok_or("a row has a key that is none")?;
+                let key = keys::row_key(&key, head_bytes).ok_or("a row has a key that is none")?;
                 let body = if columns == Columns::All { body.to_vec() } else { Vec::new() };
-                rows.push(StoredRow { key: RowKey { position, event_type }, body });
+                rows.push(StoredRow { key, body });
             }
         }
-        // Each type came in order already, so this is a merge; a stable one, so that types stay in order.
-        rows.sort_by(|one, other| other.key.position.cmp(&one.key.position));
+        // Each type came in order already, so this is a merge.
+        rows.sort_by(|one, other| {
+            let newest_first = other.key.position.cmp(&one.key.position);
+            newest_first.then_with(|| one.key.event_type.cmp(&other.key.event_type))
+        });
         Ok(rows)
     }
 

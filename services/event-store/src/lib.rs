@@ -23,7 +23,7 @@ use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
 #[async_trait::async_trait]
 pub trait EventStore: Send + Sync + 'static {
     /// Writes rows. What has expired at `now` is left out; a row that is written disappears after its `expires_at`.
-    async fn write_rows(&self, now: Timestamp, groups: &[RowGroup]) -> Result<(), StoreError>;
+    async fn write_rows(&self, now: Timestamp, groups: &[RowGroup<'_>]) -> Result<(), StoreError>;
 
     /// Deletes rows: whatever was written of them with a stamp up to the one given.
     async fn delete_rows(
@@ -45,8 +45,11 @@ pub trait EventStore: Send + Sync + 'static {
         columns: Columns,
     ) -> Result<Vec<StoredRow>, StoreError>;
 
-    /// Writes cells of one timeline's tree, all or none of them visible at once.
-    async fn write_tallies(&self, tallies: &TallyWrite) -> Result<(), StoreError>;
+    /// Writes cells of timelines' trees: of each timeline all or none of them visible at once.
+    async fn write_tallies(&self, tallies: &[TallyWrite]) -> Result<(), StoreError>;
+
+    /// What whoever takes timelines over begins with, in their order.
+    async fn read_heads(&self, timelines: &[TimelineId]) -> Result<Vec<Head>, StoreError>;
 
     /// The cells of one timeline's tree under `cells`, in their order.
     async fn read_tallies(
@@ -110,11 +113,20 @@ pub enum Columns {
     All,
 }
 
+/// What whoever takes a timeline over begins with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Whether the timeline was ever marked as known.
+    pub known: bool,
+    /// The root of its tree, cell 0, where it is known and has one.
+    pub root: Option<Vec<u8>>,
+}
+
 /// Rows for one part of one timeline.
 #[derive(Clone, Debug)]
-pub struct RowGroup {
+pub struct RowGroup<'a> {
     /// Whose history.
-    pub timeline: TimelineId,
+    pub timeline: &'a TimelineId,
     /// Which part of it: a timeline's rows are spread over parts, so that no partition of the store grows without bound.
     pub part: u32,
     /// The rows.

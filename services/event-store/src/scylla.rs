@@ -36,6 +36,7 @@ use timeline::key::{KeyRecord, Permission};
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
+use timeline::tally::ROOT_CELL;
 use timeline::{AccountId, EventType, Id, Position, Span, TimelineId, Timestamp, TypeSet};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -46,7 +47,7 @@ use self::spans::Slice;
 use self::statements::{Statement, Statements};
 use crate::timing::timed;
 use crate::{
-    Columns, EventStore, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
+    Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
     TallyWrite, Waiting,
 };
 
@@ -93,7 +94,7 @@ impl ScyllaStore {
 
 #[async_trait::async_trait]
 impl EventStore for ScyllaStore {
-    async fn write_rows(&self, now: Timestamp, groups: &[RowGroup]) -> Result<(), StoreError> {
+    async fn write_rows(&self, now: Timestamp, groups: &[RowGroup<'_>]) -> Result<(), StoreError> {
         let cluster = self.session.get_cluster_state();
         let subjects: Vec<String> = groups.iter().map(|group| group.timeline.subject.to_string()).collect();
         let partitions = groups.iter().zip(&subjects).map(|(group, subject)| {
@@ -183,18 +184,29 @@ impl EventStore for ScyllaStore {
         Ok(rows)
     }
 
-    async fn write_tallies(&self, tallies: &TallyWrite) -> Result<(), StoreError> {
-        let (account, subject) = (tallies.timeline.account.as_str(), tallies.timeline.subject.to_string());
-        let ttl_s = i64::from(tallies.ttl_s).clamp(1, TTL_S_MAX) as i32;
-        let cells = tallies.cells.iter().map(|(cell, bytes)| {
-            (account, subject.as_str(), cell.cast_signed(), bytes.as_slice(), ttl_s, tallies.stamp)
+    async fn write_tallies(&self, tallies: &[TallyWrite]) -> Result<(), StoreError> {
+        let writes = tallies.iter().filter(|tallies| !tallies.cells.is_empty()).map(|tallies| async move {
+            let (account, subject) =
+                (tallies.timeline.account.as_str(), tallies.timeline.subject.to_string());
+            let ttl_s = i64::from(tallies.ttl_s).clamp(1, TTL_S_MAX) as i32;
+            let cells = tallies.cells.iter().map(|(cell, bytes)| {
+                (account, subject.as_str(), cell.cast_signed(), bytes.as_slice(), ttl_s, tallies.stamp)
+            });
+            // However many they are, one batch: of one partition, so one mutation.
+            self.write_batch(&self.statements.write_tally, cells.collect()).await
         });
-        let cells: Vec<_> = cells.collect();
-        if cells.is_empty() {
-            return Ok(());
-        }
-        // However many they are, one batch: of one partition, so one mutation.
-        self.write_batch(&self.statements.write_tally, cells).await
+        each(writes.collect()).await.map(|_: Vec<()>| ())
+    }
+
+    async fn read_heads(&self, timelines: &[TimelineId]) -> Result<Vec<Head>, StoreError> {
+        let heads = timelines.iter().map(|timeline| async move {
+            if !self.is_known(timeline).await? {
+                return Ok(Head::default());
+            }
+            let root = self.read_tallies(timeline, &[ROOT_CELL]).await?.pop().flatten();
+            Ok(Head { known: true, root })
+        });
+        each(heads.collect()).await
     }
 
     async fn read_tallies(

@@ -1,4 +1,4 @@
-//! Both stages in one loop, from the embedded log to the embedded store, as `backstamp dev` runs them.
+//! Both stages, one behind the other, from the embedded log to the embedded store, as `backstamp dev` runs them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,12 @@ use event_store::EventStore;
 use event_store::embedded::EmbeddedStore;
 use telemetry::metrics;
 use telemetry::shutdown::Shutdown;
+use timeline::Timestamp;
+use tokio::sync::mpsc;
 
 use crate::kafka::show_delay;
 use crate::own::{OwnBatch, Owner};
-use crate::place::{Place, RawRecord};
+use crate::place::{Place, Placed, RawRecord, finish_joined};
 use crate::references::{RawReference, Stamps, store_references};
 use crate::retry::{Failure, until_done};
 use crate::{BatchTimer, Clock, IngestSettings};
@@ -27,7 +29,11 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// The only partition.
 const PARTITION: i32 = 0;
 
-/// Runs until `shutdown`, finishing the batch in work. Whatever the log holds beyond the committed offset is done first, again if need be.
+/// Batches that were placed and wait for the owner.
+const PLACED_MAX: usize = 1;
+
+/// Runs until `shutdown`, finishing what is in work. Whatever the log holds beyond the committed offset is done first, again if need be.
+/// While the owner writes one batch, the next is placed: as on Kafka, where the two are apart altogether.
 pub async fn run(
     log: Arc<EmbeddedLog>,
     store: Arc<EmbeddedStore>,
@@ -36,15 +42,45 @@ pub async fn run(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let events: Arc<dyn EventStore> = store.clone();
-    let mut place = Place::new(events.clone(), settings.filter.clone(), settings.retention_ms);
-    let mut owner = Owner::new(events.clone(), "embedded", settings.owner());
+    let place = Place::new(events.clone(), settings.filter.clone(), settings.retention_ms);
+    let owner = Owner::new(events.clone(), "embedded", settings.owner());
     let keeping = tokio::spawn(keep(log.clone(), store.clone(), clock.clone(), shutdown.clone()));
+    let offset = store.committed_offset().await?;
+    let (placed, waiting) = mpsc::channel(PLACED_MAX);
+    let owning = tokio::spawn(own_batches(log.clone(), store.clone(), owner, waiting, clock.clone()));
+    let placing = place_batches(&log, place, events, offset, &clock, shutdown, placed).await;
+    // What was placed is still owned.
+    owning.await??;
+    placing?;
+    keeping.abort();
+    store.persist().await?;
+    Ok(())
+}
+
+/// A batch on its way from the first stage to the second.
+struct PlacedBatch {
+    placed: Placed,
+    /// The offset behind it.
+    next: u64,
+    first_at: Timestamp,
+    last_at: Timestamp,
+}
+
+/// Reads batches and places them, until `shutdown`.
+async fn place_batches(
+    log: &Arc<EmbeddedLog>,
+    mut place: Place,
+    store: Arc<dyn EventStore>,
+    mut offset: u64,
+    clock: &Clock,
+    shutdown: &Shutdown,
+    done: mpsc::Sender<PlacedBatch>,
+) -> anyhow::Result<()> {
     let mut stamps = Stamps::default();
-    let mut offset = store.committed_offset().await?;
     loop {
         tokio::select! {
             biased;
-            () = shutdown.begun() => break,
+            () = shutdown.begun() => return Ok(()),
             () = log.wait_beyond(offset) => {}
         }
         let records = tokio::task::spawn_blocking({
@@ -52,45 +88,63 @@ pub async fn run(
             move || log.read(offset, RECORDS_MAX, BYTES_MAX)
         });
         let records = records.await??;
-        let Some(last) = records.last() else { continue };
-        let next = u64::try_from(last.offset)? + 1;
-        let timer = BatchTimer::start("own", records.len());
-        work(&mut place, &mut owner, &mut stamps, &events, &records, &clock).await;
-        until_done("commit", || store.commit_offset(next)).await;
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { continue };
+        offset = u64::try_from(last.offset)? + 1;
+        let timer = BatchTimer::start("place", records.len());
+        let batch = PlacedBatch {
+            placed: place_records(&mut place, &mut stamps, &store, &records, clock).await,
+            next: offset,
+            first_at: first.appended_at,
+            last_at: last.appended_at,
+        };
         timer.stop();
-        let now = clock();
-        show_delay(now, &[records[0].appended_at]);
-        let lag = i64::try_from(log.end_offset().saturating_sub(next))?;
-        metrics::LAG_MESSAGES.with_label_values(&["embedded", "0"]).set(lag);
-        let age_s = if lag == 0 { 0 } else { (now.0 - last.appended_at.0).max(0) / 1000 };
-        metrics::LAG_SECONDS.with_label_values(&["embedded", "0"]).set(age_s);
-        offset = next;
+        // The owner is gone only where it has failed, and it says why.
+        if done.send(batch).await.is_err() {
+            return Ok(());
+        }
     }
-    keeping.abort();
-    store.persist().await?;
-    Ok(())
 }
 
-async fn work(
+async fn place_records(
     place: &mut Place,
-    owner: &mut Owner,
     stamps: &mut Stamps,
     store: &Arc<dyn EventStore>,
     records: &[Incoming],
     clock: &Clock,
-) {
+) -> Placed {
     let of = |topic| records.iter().filter(move |record| record.topic == topic);
     let references: Vec<RawReference<'_>> = of(Topic::References).map(RawReference::from).collect();
     let refused_references = store_references(store, stamps, &references).await;
     let events: Vec<RawRecord<'_>> = of(Topic::Events).map(RawRecord::from).collect();
-    let now = clock();
-    let placed = place.work(now, &events).await;
+    let placed = place.work(clock(), &events).await;
     // The intake lets nothing through that is refused here.
     for (_, refusal) in refused_references.iter().chain(&placed.refused) {
         tracing::error!(code = refusal.code, "a record of the embedded log is refused");
     }
-    owner.work(now, vec![OwnBatch { partition: PARTITION, claim: 0, rows: placed.rows }]).await;
-    place.finish(&placed.joined).await;
+    placed
+}
+/// Owns batches until no more come, and commits each.
+async fn own_batches(
+    log: Arc<EmbeddedLog>,
+    store: Arc<EmbeddedStore>,
+    mut owner: Owner,
+    mut placed: mpsc::Receiver<PlacedBatch>,
+    clock: Clock,
+) -> anyhow::Result<()> {
+    while let Some(PlacedBatch { placed, next, first_at, last_at }) = placed.recv().await {
+        let timer = BatchTimer::start("own", placed.rows.len());
+        owner.work(clock(), vec![OwnBatch { partition: PARTITION, claim: 0, rows: placed.rows }]).await;
+        finish_joined(store.as_ref(), &placed.joined).await;
+        until_done("commit", || store.commit_offset(next)).await;
+        timer.stop();
+        let now = clock();
+        show_delay(now, &[first_at]);
+        let lag = i64::try_from(log.end_offset().saturating_sub(next))?;
+        metrics::LAG_MESSAGES.with_label_values(&["embedded", "0"]).set(lag);
+        let age_s = if lag == 0 { 0 } else { (now.0 - last_at.0).max(0) / 1000 };
+        metrics::LAG_SECONDS.with_label_values(&["embedded", "0"]).set(age_s);
+    }
+    Ok(())
 }
 
 /// Now and then makes the store durable and trims the log behind it, and deletes what has expired.

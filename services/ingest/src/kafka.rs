@@ -19,7 +19,7 @@ use timeline::row::{PlacedRow, decode_placed, encode_placed};
 use timeline::{Refusal, Timestamp};
 
 use crate::own::{OwnBatch, Owner};
-use crate::place::{Place, RawRecord};
+use crate::place::{Place, RawRecord, finish_joined};
 use crate::references::{RawReference, Stamps, store_references};
 use crate::retry::{Failure, until_done};
 use crate::{Clock, IngestSettings};
@@ -85,7 +85,7 @@ pub async fn run(
         async move || appender.check().await.map_err(|error| error.describe())
     }));
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(placing.run_place(place));
+    tasks.spawn(placing.run_place(place, store.clone()));
     tasks.spawn(owning.run_own(owner));
     tasks.spawn(referring.run_references(store));
 
@@ -126,7 +126,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run_place(self, mut place: Place) -> Result<(), LogError> {
+    async fn run_place(self, mut place: Place, store: Arc<dyn EventStore>) -> Result<(), LogError> {
         while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
             let timer = BatchTimer::start("place", batch.records.len());
             let records: Vec<RawRecord<'_>> = batch.records.iter().map(RawRecord::from).collect();
@@ -135,7 +135,7 @@ impl Worker {
             let mut outgoing = pack(placed.rows, oldest.unwrap_or(Timestamp(0)));
             outgoing.extend(dead_letters(&batch.records, placed.refused));
             self.publish(outgoing).await;
-            place.finish(&placed.joined).await;
+            finish_joined(store.as_ref(), &placed.joined).await;
             self.commit(&batch, &HashSet::new()).await;
             timer.stop();
         }

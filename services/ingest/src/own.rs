@@ -7,13 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use event_store::{Columns, EventStore, RowGroup, RowWrite, StoreError, TallyWrite};
+use event_store::{Columns, EventStore, Head, RowGroup, RowWrite, StoreError, TallyWrite};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use telemetry::metrics;
 use timeline::row::{PlacedRow, RowKey};
-use timeline::tally::{FIRST_PART, LeafRead, Node, NodeRead, ROOT_CELL, Root, Sizes, Tree};
+use timeline::tally::{FIRST_PART, LeafRead, Node, NodeRead, Root, Sizes, Tree};
 use timeline::time::DAY_MS;
-use timeline::{Position, Span, TimelineId, Timestamp, TypeSet};
+use timeline::{EventType, Position, Span, TimelineId, Timestamp, TypeSet};
 
 use crate::retry::until_done;
 
@@ -74,14 +74,20 @@ struct Partition {
 
 /// A timeline that is held.
 struct Held {
-    tree: Tree,
-    /// Whether the tree is stored. One of few rows is not: its timeline is read whole.
-    stored: bool,
+    keys: Keys,
     /// The batch that last touched it.
     used: u64,
 }
 
-/// A timeline of the batch in work.
+/// The keys of a timeline's rows, as far as they are held.
+enum Keys {
+    /// All of them, sorted by position: the timeline is small, has no stored tree, and is read whole.
+    Few(Vec<RowKey>),
+    /// Those of the leaves that were touched lately.
+    Tree(Box<Tree>),
+}
+
+/// A timeline of the batch in work, with its rows in their order.
 struct Touched {
     partition: i32,
     id: TimelineId,
@@ -89,7 +95,12 @@ struct Touched {
     rows: Vec<PlacedRow>,
 }
 
-type ByTimeline = BTreeMap<(i32, TimelineId), Vec<PlacedRow>>;
+/// Rows of one timeline.
+struct Group {
+    partition: i32,
+    id: TimelineId,
+    rows: Vec<PlacedRow>,
+}
 
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,24 +139,32 @@ impl Owner {
         }
         let mut touched = self.touch(by_timeline).await;
 
-        let (mut groups, mut new) = (Vec::new(), Vec::new());
+        let (mut groups, mut new) = (Vec::new(), Vec::with_capacity(touched.len()));
         for timeline in &mut touched {
-            new.push(self.sort_out(timeline, &mut groups, &mut owned));
+            let (keys, rows_by_part) = self.sort_out(timeline, &mut owned);
+            new.push(keys);
+            groups.push(rows_by_part);
         }
+        let groups: Vec<RowGroup<'_>> = touched
+            .iter()
+            .zip(groups)
+            .flat_map(|(touched, parts)| {
+                parts.into_iter().map(|(part, rows)| RowGroup { timeline: &touched.id, part, rows })
+            })
+            .collect();
         if !groups.is_empty() {
             until_done("write_rows", || self.store.write_rows(now, &groups)).await;
         }
+        drop(groups);
         // Acknowledged: now they count.
         let mut writes = Vec::new();
         for (timeline, keys) in touched.iter_mut().zip(new) {
-            timeline.held.tree.insert(keys);
+            timeline.held.keys.insert(keys, &self.settings.sizes);
             writes.extend(self.tallies_of(now, timeline));
         }
-        stream::iter(&writes)
-            .for_each_concurrent(STORE_REQUESTS_MAX, |write| {
-                until_done("write_tallies", || self.store.write_tallies(write))
-            })
-            .await;
+        if !writes.is_empty() {
+            until_done("write_tallies", || self.store.write_tallies(&writes)).await;
+        }
 
         for Touched { partition, id, held, .. } in touched {
             if let Some(partition) = self.partitions.get_mut(&partition) {
@@ -201,92 +220,104 @@ impl Owner {
         now: Timestamp,
         batches: Vec<OwnBatch>,
         owned: &mut Owned,
-    ) -> (ByTimeline, BTreeSet<TimelineId>) {
-        let (mut by_timeline, mut of_expired) = (ByTimeline::new(), BTreeSet::new());
+    ) -> (Vec<Group>, BTreeSet<TimelineId>) {
+        let mut groups = Vec::<Group>::new();
+        let mut of_expired = BTreeSet::new();
+        let mut places = HashMap::<TimelineId, usize>::new();
         for OwnBatch { partition, rows, .. } in batches {
             for row in rows {
                 if row.key.position.at.plus_ms(self.settings.retention_ms) < now {
                     owned.expired += u64::from(row.counts);
                     of_expired.insert(row.timeline);
+                } else if let Some(at) = places.get(&row.timeline) {
+                    groups[*at].rows.push(row);
                 } else {
-                    by_timeline.entry((partition, row.timeline.clone())).or_default().push(row);
+                    places.insert(row.timeline.clone(), groups.len());
+                    groups.push(Group { partition, id: row.timeline.clone(), rows: vec![row] });
                 }
             }
         }
-        (by_timeline, of_expired)
+        (groups, of_expired)
     }
 
     /// Brings the batch's timelines in, with every node and leaf that its rows fall in. They leave their partition's map meanwhile.
-    async fn touch(&mut self, by_timeline: ByTimeline) -> Vec<Touched> {
-        for (partition, id, held) in until_done("load", || self.load(&by_timeline)).await {
-            if let Some(partition) = self.partitions.get_mut(&partition) {
-                partition.timelines.insert(id, held);
+    async fn touch(&mut self, groups: Vec<Group>) -> Vec<Touched> {
+        let mut touched = Vec::with_capacity(groups.len());
+        let mut missing = Vec::new();
+        for Group { partition, id, rows } in groups {
+            let held = self.partitions.get_mut(&partition);
+            match held.and_then(|partition| partition.timelines.remove(&id)) {
+                Some(held) => touched.push(Touched { partition, id, held, rows }),
+                None => missing.push(Group { partition, id, rows }),
             }
         }
-        let mut touched = Vec::with_capacity(by_timeline.len());
-        for ((partition, id), rows) in by_timeline {
-            let held =
-                self.partitions.get_mut(&partition).and_then(|partition| partition.timelines.remove(&id));
-            if let Some(mut held) = held {
-                held.used = self.batch;
-                touched.push(Touched { partition, id, held, rows });
+        if !missing.is_empty() {
+            let ids: Vec<TimelineId> = missing.iter().map(|group| group.id.clone()).collect();
+            let loaded = until_done("load", || self.load(&ids)).await;
+            touched.extend(missing.into_iter().zip(loaded).map(|(Group { partition, id, rows }, keys)| {
+                Touched { partition, id, held: Held { keys, used: 0 }, rows }
+            }));
+        }
+        let mut incomplete = Vec::new();
+        for (at, Touched { held, rows, .. }) in touched.iter_mut().enumerate() {
+            held.used = self.batch;
+            if let Keys::Tree(tree) = &mut held.keys
+                && tree.touch(rows.iter().map(|row| &row.key.position), self.batch)
+            {
+                incomplete.push(at);
             }
         }
-        stream::iter(touched)
+        // From the last, so that the places of those before it stay.
+        let taken: Vec<Touched> = incomplete.iter().rev().map(|at| touched.swap_remove(*at)).collect();
+        let counted = stream::iter(taken)
             .map(|timeline| self.count_touched(timeline))
             .buffered(STORE_REQUESTS_MAX)
-            .collect()
-            .await
+            .collect::<Vec<_>>()
+            .await;
+        touched.extend(counted);
+        touched
     }
 
-    /// Timelines of the batch that are not held yet: by their stored tree, else, being small, by all their rows.
-    async fn load(&self, batch: &ByTimeline) -> Result<Vec<(i32, TimelineId, Held)>, StoreError> {
-        let held = |partition: &i32, id| {
-            self.partitions.get(partition).is_some_and(|partition| partition.timelines.contains_key(id))
-        };
-        let missing: Vec<(i32, TimelineId)> =
-            batch.keys().filter(|(partition, id)| !held(partition, id)).cloned().collect();
-        let loaded: Vec<(i32, TimelineId, Held, bool)> = stream::iter(missing)
-            .map(|(partition, id)| async move {
-                let root = self.store.read_tallies(&id, &[ROOT_CELL]).await?.pop().flatten();
-                let (tree, stored, new) = match root {
-                    Some(root) => {
-                        let root =
-                            Root::decode(&root).map_err(|damaged| StoreError::new("decode", damaged))?;
-                        (Tree::take_over(root, self.settings.sizes), true, false)
-                    }
-                    None => {
-                        let rows = self.count_rows(&id, &Span::all(), &[FIRST_PART]).await?;
-                        let new = rows.is_empty();
-                        (Tree::build(rows, self.settings.sizes), false, new)
-                    }
-                };
-                Ok::<_, StoreError>((partition, id, Held { tree, stored, used: self.batch }, new))
-            })
-            .buffer_unordered(STORE_REQUESTS_MAX)
-            .try_collect()
-            .await?;
+    /// Timelines that are not held yet, in their order: by their stored tree, else, being small, by all their rows. One that nobody
+    /// marked as known has neither: whoever writes a row marks its timeline first.
+    async fn load(&self, ids: &[TimelineId]) -> Result<Vec<Keys>, StoreError> {
+        let heads = self.store.read_heads(ids).await?;
         let new: Vec<TimelineId> =
-            loaded.iter().filter(|(.., new)| *new).map(|(_, id, ..)| id.clone()).collect();
+            ids.iter().zip(&heads).filter(|(_, head)| !head.known).map(|(id, _)| id.clone()).collect();
+        let loads: Vec<_> = ids.iter().zip(heads).map(|(id, head)| self.load_one(id, head)).collect();
+        let loaded = stream::iter(loads).buffered(STORE_REQUESTS_MAX).try_collect().await?;
         if !new.is_empty() {
             self.store.mark_known(&new).await?;
         }
-        Ok(loaded.into_iter().map(|(partition, id, held, _)| (partition, id, held)).collect())
+        Ok(loaded)
+    }
+
+    async fn load_one(&self, id: &TimelineId, head: Head) -> Result<Keys, StoreError> {
+        Ok(match head {
+            Head { root: Some(root), .. } => {
+                let root = Root::decode(&root).map_err(|damaged| StoreError::new("decode", damaged))?;
+                Keys::Tree(Box::new(Tree::take_over(root, self.settings.sizes)))
+            }
+            Head { known: false, .. } => Keys::Few(Vec::new()),
+            Head { known: true, .. } => Keys::Few(self.count_rows(id, &Span::all(), &[FIRST_PART]).await?),
+        })
     }
 
     /// Brings in the nodes and counts the leaves that `rows` fall in.
     async fn count_touched(&self, mut touched: Touched) -> Touched {
-        let Touched { id, held, rows, .. } = &mut touched;
+        let Touched { id, held: Held { keys: Keys::Tree(tree), .. }, rows, .. } = &mut touched else {
+            return touched;
+        };
         let positions = || rows.iter().map(|row| &row.key.position);
-        let nodes = held.tree.missing_nodes(positions());
+        let nodes = tree.missing_nodes(positions());
         if !nodes.is_empty() {
             let cells: Vec<u32> = nodes.iter().map(|read| read.cell).collect();
             let stored = until_done("read_tallies", || self.store.read_tallies(id, &cells)).await;
             for (read, stored) in nodes.iter().zip(stored) {
-                self.put_node(id, &mut held.tree, read, stored).await;
+                self.put_node(id, tree, read, stored).await;
             }
         }
-        let leaves = held.tree.missing_leaves(positions(), self.batch);
+        let leaves = tree.missing_leaves(positions(), self.batch);
         metrics::TREES.with_label_values(&["leaf_loaded"]).inc_by(leaves.len() as u64);
         let counted: Vec<(LeafRead, Vec<RowKey>)> = stream::iter(leaves)
             .map(|leaf| async {
@@ -297,7 +328,7 @@ impl Owner {
             .collect()
             .await;
         for (leaf, rows) in counted {
-            held.tree.put_leaf(&leaf, rows);
+            tree.put_leaf(&leaf, rows);
         }
         touched
     }
@@ -346,57 +377,55 @@ impl Owner {
         Ok(rows.into_values().collect())
     }
 
-    /// Tells new rows from repeats; puts what must be written into `groups`, and returns the keys to count.
-    fn sort_out(&self, touched: &mut Touched, groups: &mut Vec<RowGroup>, owned: &mut Owned) -> Vec<RowKey> {
-        let Touched { id, held, rows, .. } = touched;
-        let mut new = BTreeMap::<Position, RowKey>::new();
-        let mut by_part = BTreeMap::<u32, Vec<RowWrite>>::new();
+    /// Tells new rows from repeats. Returns the keys to count once they are written, and what must be written, by part.
+    fn sort_out(&self, touched: &mut Touched, owned: &mut Owned) -> (Vec<RowKey>, Vec<(u32, Vec<RowWrite>)>) {
+        let Touched { held, rows, .. } = touched;
+        let mut new = Vec::<RowKey>::new();
+        let mut by_part = Vec::<(u32, Vec<RowWrite>)>::new();
+        // In the order of positions the repeats of a batch stand together, and stay in the order in which they came.
+        rows.sort_by(|one, next| one.key.position.cmp(&next.key.position));
         for row in std::mem::take(rows) {
-            let seen = held
-                .tree
-                .find(&row.key.position)
-                .or_else(|| new.get(&row.key.position).map(|key| key.event_type));
+            let just_seen = new.last().filter(|last| last.position == row.key.position);
+            let seen = match just_seen {
+                Some(last) => Some(last.event_type),
+                None => held.keys.find(&row.key.position),
+            };
             if row.counts {
                 *(if seen.is_some() { &mut owned.duplicate } else { &mut owned.projected }) += 1;
             }
             match seen {
-                None => {
-                    new.insert(row.key.position.clone(), row.key.clone());
-                }
+                None => new.push(row.key.clone()),
                 Some(seen) if row.completes && seen == row.key.event_type => {}
                 Some(_) => continue,
             }
             let expires_at = row.key.position.at.plus_ms(self.settings.retention_ms + ROW_GRACE_MS);
-            let part = held.tree.part_for(&row.key.position);
-            by_part.entry(part).or_default().push(RowWrite {
-                key: row.key,
-                stamp: row.stamp,
-                expires_at,
-                body: row.body,
-            });
+            let part = held.keys.part_for(&row.key.position);
+            let write = RowWrite { key: row.key, stamp: row.stamp, expires_at, body: row.body };
+            match by_part.iter_mut().find(|(of, _)| *of == part) {
+                Some((_, writes)) => writes.push(write),
+                None => by_part.push((part, vec![write])),
+            }
         }
-        groups.extend(by_part.into_iter().map(|(part, rows)| RowGroup { timeline: id.clone(), part, rows }));
-        new.into_values().collect()
+        (new, by_part)
     }
 
     /// The cells of a timeline that changed, stamped now that they are counted; none for one that needs no tree yet.
     fn tallies_of(&mut self, now: Timestamp, touched: &mut Touched) -> Option<TallyWrite> {
         let Touched { partition, id, held, .. } = touched;
-        let splits = held.tree.take_splits();
-        if !held.stored && held.tree.rows() <= self.settings.sizes.scan_rows_max as u64 {
-            return None;
-        }
+        let Keys::Tree(tree) = &mut held.keys else { return None };
+        let splits = tree.take_splits();
         for (change, count) in [
-            ("built", u64::from(!held.stored)),
+            ("built", u64::from(splits.built)),
             ("leaf_split", splits.leaves),
             ("node_split", splits.nodes),
             ("part_added", splits.parts),
         ] {
-            metrics::TREES.with_label_values(&[change]).inc_by(count);
+            if count > 0 {
+                metrics::TREES.with_label_values(&[change]).inc_by(count);
+            }
         }
-        held.stored = true;
-        held.tree.drop_expired(now.minus_ms(self.settings.retention_ms + ROW_GRACE_MS));
-        let cells = held.tree.take_dirty();
+        tree.drop_expired(now.minus_ms(self.settings.retention_ms + ROW_GRACE_MS));
+        let cells = tree.take_dirty();
         if cells.is_empty() {
             return None;
         }
@@ -415,7 +444,7 @@ impl Owner {
         if !self.batch.is_multiple_of(FORGET_EVERY_BATCHES) {
             return;
         }
-        let cost = |held: &Held| held.tree.rows_held() + TIMELINE_COST_KEYS;
+        let cost = |held: &Held| held.keys.held() + TIMELINE_COST_KEYS;
         let mut costs: Vec<(u64, usize)> = self
             .partitions
             .values()
@@ -437,9 +466,59 @@ impl Owner {
         }
         for partition in self.partitions.values_mut() {
             partition.timelines.retain(|_, held| held.used >= keep_from.min(self.batch));
-            for held in partition.timelines.values_mut().filter(|held| held.stored) {
-                held.tree.forget_before(keep_from.min(self.batch));
+            for held in partition.timelines.values_mut() {
+                if let Keys::Tree(tree) = &mut held.keys {
+                    tree.forget_before(keep_from.min(self.batch));
+                }
             }
+        }
+    }
+}
+
+impl Keys {
+    /// The type of the row at `position`, if there is one.
+    fn find(&self, position: &Position) -> Option<EventType> {
+        match self {
+            Keys::Few(keys) => {
+                let at = keys.binary_search_by(|key| key.position.cmp(position)).ok()?;
+                Some(keys[at].event_type)
+            }
+            Keys::Tree(tree) => tree.find(position),
+        }
+    }
+
+    /// The part that a new row at `position` goes to.
+    fn part_for(&self, position: &Position) -> u32 {
+        match self {
+            Keys::Few(_) => FIRST_PART,
+            Keys::Tree(tree) => tree.part_for(position),
+        }
+    }
+
+    /// Counts new rows, which are acknowledged and sorted, at positions that had none. Few become a tree when they are too many.
+    fn insert(&mut self, new: Vec<RowKey>, sizes: &Sizes) {
+        match self {
+            Keys::Few(keys) if keys.is_empty() => *keys = new,
+            Keys::Few(keys) => {
+                for key in new {
+                    let at = keys.partition_point(|held| held.position < key.position);
+                    keys.insert(at, key);
+                }
+            }
+            Keys::Tree(tree) => tree.insert(new),
+        }
+        if let Keys::Few(keys) = self
+            && keys.len() > sizes.scan_rows_max
+        {
+            *self = Keys::Tree(Box::new(Tree::build(std::mem::take(keys), *sizes)));
+        }
+    }
+
+    /// How many keys are held.
+    fn held(&self) -> usize {
+        match self {
+            Keys::Few(keys) => keys.len(),
+            Keys::Tree(tree) => tree.rows_held(),
         }
     }
 }

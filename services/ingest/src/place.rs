@@ -52,7 +52,7 @@ pub struct Placed {
     pub rows: Vec<PlacedRow>,
     /// Messages that are no events: their place in the batch, and why.
     pub refused: Vec<(usize, Refusal)>,
-    /// Events that wait no longer once `rows` are safe: to be handed to [`Place::finish`].
+    /// Events that wait no longer once `rows` are safe: to be handed to [`finish_joined`].
     pub joined: Vec<Waiting>,
 }
 
@@ -115,14 +115,6 @@ impl Place {
         arrived.retain(|arrived| !self.is_expired(&arrived.event, arrived.appended_at));
         self.place(now, records, &arrived, &mut placed).await;
         placed
-    }
-
-    /// Takes events off the list of the waiting once their rows are safe.
-    pub async fn finish(&self, joined: &[Waiting]) {
-        if !joined.is_empty() {
-            metrics::JOINED.inc_by(joined.len() as u64);
-            until_done("remove_waiting", || self.store.remove_waiting(joined)).await;
-        }
     }
 
     /// Why a valid event shows nowhere. It depends on the record alone, so that a replay decides the same.
@@ -305,6 +297,14 @@ impl Place {
         let messages: Vec<_> = messages.into_iter().collect();
         let found = until_done::<_, StoreError, _>("read_sends", || self.store.read_sends(&messages)).await;
         messages.into_iter().zip(found).filter_map(|(key, facts)| facts.map(|facts| (key, facts))).collect()
+    }
+}
+
+/// Takes events off the list of the waiting once their rows are safe.
+pub async fn finish_joined(store: &dyn EventStore, joined: &[Waiting]) {
+    if !joined.is_empty() {
+        metrics::JOINED.inc_by(joined.len() as u64);
+        until_done("remove_waiting", || store.remove_waiting(joined)).await;
     }
 }
 

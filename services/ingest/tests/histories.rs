@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use event_store::EventStore;
 use ingest::own::{OwnBatch, Owner, OwnerSettings};
-use ingest::place::{Place, RawRecord};
+use ingest::place::{Place, RawRecord, finish_joined};
 use query::read::{PageRequest, read_page};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -136,7 +136,7 @@ impl World {
                     let to = row.timeline.partition(u32::try_from(owned.partitions.len()).unwrap()) as usize;
                     owned.partitions[to].push(encode_placed(&[row], NOW));
                 }
-                place.finish(&placed.joined).await;
+                finish_joined(world.store.as_ref(), &placed.joined).await;
                 world.idle().await;
                 at += batch.len();
                 world.commit(&world.raw, partition, at, &gate);

@@ -55,7 +55,7 @@ impl Site {
             store.mark_known(std::slice::from_ref(&row.timeline)).await.expect("marked");
             let expires_at = event.at.plus_ms((i64::from(RETENTION_DAYS) + 10) * DAY_MS);
             let write = RowWrite { key: row.key, stamp: row.stamp, expires_at, body: row.body };
-            let group = RowGroup { timeline: row.timeline, part: FIRST_PART, rows: vec![write] };
+            let group = RowGroup { timeline: &row.timeline, part: FIRST_PART, rows: vec![write] };
             store.write_rows(now, &[group]).await.expect("written");
         }
     }

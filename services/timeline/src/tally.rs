@@ -351,6 +351,8 @@ struct OwnedNode {
 /// What grew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Splits {
+    /// Whether the tree is new.
+    pub built: bool,
     /// Leaves that were cut.
     pub leaves: u64,
     /// Nodes that were cut.
@@ -392,8 +394,8 @@ impl Tree {
             leaves: vec![Leaf { from: Position::min(), counts: Counts::of(&rows) }],
         };
         let owned = OwnedNode { node, rows: vec![Some(rows)], dirty: true, used: 0 };
-        let mut tree =
-            Tree { nodes: vec![(root.entries[0].cell, owned)], root, sizes, splits: Splits::default() };
+        let splits = Splits { built: true, ..Splits::default() };
+        let mut tree = Tree { nodes: vec![(root.entries[0].cell, owned)], root, sizes, splits };
         tree.settle();
         tree
     }
@@ -406,6 +408,21 @@ impl Tree {
     /// The root.
     pub fn root(&self) -> &Root {
         &self.root
+    }
+
+    /// Marks the nodes that `positions` fall in as touched by `batch`. Returns whether a node or the rows of a leaf are not here yet.
+    pub fn touch<'a>(&mut self, positions: impl Iterator<Item = &'a Position>, batch: u64) -> bool {
+        let mut is_missing = false;
+        for position in positions {
+            let cell = self.root.entries[self.root.entry_at(position)].cell;
+            let Some(owned) = self.node_mut(cell) else {
+                is_missing = true;
+                continue;
+            };
+            owned.used = batch;
+            is_missing |= owned.rows[owned.node.leaf_at(position)].is_none();
+        }
+        is_missing
     }
 
     /// The nodes that `positions` fall in and that are not here yet.

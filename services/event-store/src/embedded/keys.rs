@@ -18,12 +18,27 @@ pub(super) fn rows(timeline: &TimelineId, part: u32, event_type: EventType, span
     with_position(rows.clone(), &span.from)..with_position(rows, &span.until)
 }
 
-/// Where a row stands, from its key; `None` where it is no key of ours.
-pub(super) fn position_of(row: &[u8], timeline: &TimelineId) -> Option<Position> {
-    let timeline_length = prefix(timeline).len();
-    let (at, id) = row.get(timeline_length + 5..)?.split_first_chunk()?;
-    let id = std::str::from_utf8(id).ok()?;
-    Some(Position { at: Timestamp((u64::from_be_bytes(*at) ^ SIGN).cast_signed()), id: id.into() })
+/// The range of all rows of a part.
+pub(super) fn rows_of_part(timeline: &TimelineId, part: u32) -> Range<Vec<u8>> {
+    let mut first = prefix(timeline);
+    first.extend(part.to_be_bytes());
+    let mut end = first.clone();
+    end.push(u8::MAX);
+    first..end
+}
+
+/// How long the keys of a timeline's rows are before the type.
+pub(super) fn rows_head_bytes(timeline: &TimelineId) -> usize {
+    prefix(timeline).len() + 4
+}
+
+/// What a row is and where it stands, from its key behind its head; `None` where it is no key of ours.
+pub(super) fn row_key(row: &[u8], head_bytes: usize) -> Option<RowKey> {
+    let (event_type, place) = row.get(head_bytes..)?.split_first()?;
+    let (at, id) = place.split_first_chunk()?;
+    let at = Timestamp((u64::from_be_bytes(*at) ^ SIGN).cast_signed());
+    let position = Position { at, id: std::str::from_utf8(id).ok()?.into() };
+    Some(RowKey { position, event_type: EventType::from_number(*event_type)? })
 }
 
 /// Account, subject, cell.
@@ -132,7 +147,8 @@ mod tests {
             let timeline = campaign("a", "c");
             let key = |position: &Position| row(&timeline, 7, &RowKey { position: position.clone(), event_type: EventType::Opened });
             prop_assert_eq!(key(&one).cmp(&key(&other)), one.cmp(&other));
-            prop_assert_eq!(position_of(&key(&one), &timeline), Some(one));
+            let read = row_key(&key(&one), rows_head_bytes(&timeline));
+            prop_assert_eq!(read, Some(RowKey { position: one, event_type: EventType::Opened }));
         }
     }
 

@@ -27,7 +27,8 @@ fn row(at: i64, id: &str, stamp: i64, expires_at: i64) -> RowWrite {
 }
 
 async fn write(store: &EmbeddedStore, now: i64, rows: Vec<RowWrite>) {
-    let group = RowGroup { timeline: campaign("c"), part: 0, rows };
+    let timeline = campaign("c");
+    let group = RowGroup { timeline: &timeline, part: 0, rows };
     store.write_rows(Timestamp(now), &[group]).await.expect("written");
 }
 
@@ -116,7 +117,7 @@ async fn lives_without_an_end_begin_with_a_sweep() {
     let (_directory, store) = store();
     let tallies =
         TallyWrite { timeline: campaign("c"), stamp: 1, ttl_s: 2, cells: vec![(0, b"root".to_vec())] };
-    store.write_tallies(&tallies).await.expect("written");
+    store.write_tallies(&[tallies]).await.expect("written");
     let gone = row(1, "e", 5, 100_000_000_000);
     store.delete_rows(&campaign("c"), 0, std::slice::from_ref(&gone.key), 5).await.expect("deleted");
     let swept = async |now| store.sweep(Timestamp(now)).await.expect("swept").removed;

@@ -1,12 +1,12 @@
 //! A store whose every request takes a random time and may fail, before or after it was applied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use event_store::{
-    Columns, EventStore, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
+    Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
     TallyWrite, Waiting,
 };
 use rand::rngs::StdRng;
@@ -15,6 +15,7 @@ use timeline::key::KeyRecord;
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
+use timeline::tally::ROOT_CELL;
 use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
 use tokio::time::sleep;
 
@@ -35,6 +36,7 @@ struct State {
     sends: BTreeMap<(AccountId, Id), (i64, SendFacts)>,
     waiting: BTreeMap<(AccountId, Id, i64, Id), Waiting>,
     epochs: BTreeMap<String, u64>,
+    known: BTreeSet<TimelineId>,
 }
 
 /// What becomes of a request.
@@ -57,6 +59,7 @@ impl SimStore {
             sends: BTreeMap::new(),
             waiting: BTreeMap::new(),
             epochs: BTreeMap::new(),
+            known: BTreeSet::new(),
         };
         SimStore { state: Mutex::new(state), fault }
     }
@@ -103,7 +106,7 @@ impl SimStore {
 
 #[async_trait]
 impl EventStore for SimStore {
-    async fn write_rows(&self, _now: Timestamp, groups: &[RowGroup]) -> Result<(), StoreError> {
+    async fn write_rows(&self, _now: Timestamp, groups: &[RowGroup<'_>]) -> Result<(), StoreError> {
         for group in groups {
             for row in &group.rows {
                 self.write("write_rows", |state| {
@@ -164,17 +167,30 @@ impl EventStore for SimStore {
         .await
     }
 
-    async fn write_tallies(&self, tallies: &TallyWrite) -> Result<(), StoreError> {
-        self.write("write_tallies", |state| {
-            for (cell, bytes) in &tallies.cells {
-                let held =
-                    state.tallies.entry((tallies.timeline.clone(), *cell)).or_insert((i64::MIN, Vec::new()));
-                if tallies.stamp >= held.0 || self.fault == Fault::NoEpoch {
-                    *held = (tallies.stamp, bytes.clone());
+    async fn write_tallies(&self, tallies: &[TallyWrite]) -> Result<(), StoreError> {
+        for tallies in tallies {
+            self.write("write_tallies", |state| {
+                for (cell, bytes) in &tallies.cells {
+                    let held = state.tallies.entry((tallies.timeline.clone(), *cell));
+                    let held = held.or_insert((i64::MIN, Vec::new()));
+                    if tallies.stamp >= held.0 || self.fault == Fault::NoEpoch {
+                        *held = (tallies.stamp, bytes.clone());
+                    }
                 }
-            }
-        })
-        .await
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn read_heads(&self, timelines: &[TimelineId]) -> Result<Vec<Head>, StoreError> {
+        let mut heads = Vec::new();
+        for id in timelines {
+            let known = self.is_known(id).await?;
+            let root = self.read_tallies(id, &[ROOT_CELL]).await?.remove(0);
+            heads.push(Head { known, root: root.filter(|_| known) });
+        }
+        Ok(heads)
     }
 
     async fn read_tallies(
@@ -259,12 +275,12 @@ impl EventStore for SimStore {
         Ok(vec![None; keys.len()])
     }
 
-    async fn mark_known(&self, _timelines: &[TimelineId]) -> Result<(), StoreError> {
-        Ok(())
+    async fn mark_known(&self, timelines: &[TimelineId]) -> Result<(), StoreError> {
+        self.write("mark_known", |state| state.known.extend(timelines.iter().cloned())).await
     }
 
-    async fn is_known(&self, _timeline: &TimelineId) -> Result<bool, StoreError> {
-        Ok(true)
+    async fn is_known(&self, timeline: &TimelineId) -> Result<bool, StoreError> {
+        self.read("is_known", |state| state.known.contains(timeline)).await
     }
 
     async fn take_epoch(&self, scope: &str) -> Result<u64, StoreError> {
