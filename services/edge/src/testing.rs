@@ -187,7 +187,7 @@ macro_rules! reach_first {
 reach_first! {
     fn write_rows(now: Timestamp, groups: &[RowGroup<'_>]) -> ();
     fn delete_rows(timeline: &TimelineId, part: u32, keys: &[RowKey], stamp: i64) -> ();
-    fn read_rows(timeline: &TimelineId, part: u32, types: TypeSet, span: &Span, columns: Columns) -> Vec<StoredRow>;
+    fn read_rows(timeline: &TimelineId, part: u32, types: TypeSet, span: &Span, columns: Columns, limit: usize) -> Vec<StoredRow>;
     fn write_tallies(tallies: &[TallyWrite]) -> ();
     fn read_heads(timelines: &[TimelineId]) -> Vec<Head>;
     fn read_tallies(timeline: &TimelineId, cells: &[u32]) -> Vec<Option<Vec<u8>>>;

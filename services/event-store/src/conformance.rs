@@ -120,6 +120,7 @@ impl Scene {
             stamp,
             expires_at: self.now.plus_ms(KEPT_MS),
             body: format!("body of {name}").into_bytes(),
+            is_new: false,
         }
     }
 
@@ -129,7 +130,10 @@ impl Scene {
     }
 
     async fn read(&self, timeline: &TimelineId, part: u32, types: TypeSet, span: &Span) -> Vec<StoredRow> {
-        self.store.read_rows(timeline, part, types, span, Columns::All).await.expect("rows are read")
+        self.store
+            .read_rows(timeline, part, types, span, Columns::All, usize::MAX)
+            .await
+            .expect("rows are read")
     }
 
     async fn read_all(&self, timeline: &TimelineId) -> Vec<StoredRow> {
@@ -389,8 +393,11 @@ async fn keys_come_without_bodies(scene: &Scene) {
         (Span { from: Position::min(), until: at("b") }, 1),
         (Span { from: at("a"), until: at("b") }, 1),
     ] {
-        let found =
-            scene.store.read_rows(&timeline, 0, TypeSet::ALL, &span, Columns::Keys).await.expect("read");
+        let found = scene
+            .store
+            .read_rows(&timeline, 0, TypeSet::ALL, &span, Columns::Keys, usize::MAX)
+            .await
+            .expect("read");
         let keys: Vec<_> = rows[2 - count..]
             .iter()
             .map(|row| StoredRow { key: row.key.clone(), body: Vec::new() })
@@ -636,10 +643,8 @@ async fn large_bodies_are_kept(scene: &Scene) {
     scene.write(&timeline, 0, &rows).await;
     assert!(scene.read_all(&timeline).await == stored(&rows), "64 KiB come back");
     let timelines: Vec<TimelineId> = (0..20).map(|number| scene.campaign(&format!("c{number}"))).collect();
-    let groups: Vec<RowGroup<'_>> = timelines
-        .iter()
-        .map(|timeline| RowGroup { timeline, part: 0, rows: vec![large(1, "a")] })
-        .collect();
+    let groups: Vec<RowGroup<'_>> =
+        timelines.iter().map(|timeline| RowGroup { timeline, part: 0, rows: vec![large(1, "a")] }).collect();
     scene.store.write_rows(scene.now, &groups).await.expect("many large rows are written");
     assert!(
         scene.read_all(groups[19].timeline).await == stored(&groups[19].rows),

@@ -15,6 +15,7 @@
 //! | | `e`, scope | the last epoch |
 //! | | `a`, id | an API key |
 //! | | `o` | the committed offset |
+//! | | `f` | the form that all this is in |
 //!
 //! A cell has a write timestamp and a life; deleted rows leave a mark for a while, so that earlier writes
 //! that arrive later stay out.
@@ -87,6 +88,8 @@ pub struct Swept {
     pub removed: u64,
 }
 
+/// The form of keys and values; another number for each that differs.
+const FORMAT: u8 = 2;
 /// Keys that a step of a sweep looks at: some milliseconds of work.
 const SWEEP_STEP_KEYS: usize = 10_000;
 
@@ -110,6 +113,7 @@ impl EmbeddedStore {
                 },
             )
         })?;
+        tables.check_format().map_err(|cause| StoreError::new("open", cause))?;
         Ok(EmbeddedStore { tables: Arc::new(tables) })
     }
 
@@ -186,10 +190,13 @@ impl EventStore for EmbeddedStore {
     async fn write_rows(&self, now: Timestamp, groups: &[RowGroup<'_>]) -> Result<(), StoreError> {
         let mut puts = Vec::with_capacity(groups.iter().map(|group| group.rows.len()).sum());
         for group in groups {
+            let mut key = keys::part_of(group.timeline, group.part);
+            let part_bytes = key.len();
             for row in group.rows.iter().filter(|row| now < row.expires_at) {
-                let cell =
-                    Cell { stamp: row.stamp, life: Life::Until(row.expires_at), bytes: Some(&row.body) };
-                puts.push((keys::row(&group.timeline, group.part, &row.key), cell.encode()));
+                let life = Life::Until(row.expires_at);
+                keys::set_row(&mut key, part_bytes, &row.key);
+                let cell = Cell { stamp: row.stamp, life, bytes: Some(&row.body) };
+                puts.push(Put { key: key.as_slice().into(), cell: cell.encode(), is_new: row.is_new });
             }
         }
         self.run("write_rows", |tables| tables.put(&tables.rows, puts)).await
@@ -203,7 +210,13 @@ impl EventStore for EmbeddedStore {
         stamp: i64,
     ) -> Result<(), StoreError> {
         let mark = Cell { stamp, life: Life::Length(self.tables.deleted_kept_ms), bytes: None }.encode();
-        let puts = keys.iter().map(|key| (keys::row(timeline, part, key), mark.clone())).collect();
+        let mut place = keys::part_of(timeline, part);
+        let part_bytes = place.len();
+        let puts = keys.iter().map(|key| {
+            keys::set_row(&mut place, part_bytes, key);
+            Put { key: place.as_slice().into(), cell: mark.clone(), is_new: false }
+        });
+        let puts = puts.collect();
         self.run("delete_rows", |tables| tables.put(&tables.rows, puts)).await
     }
 
@@ -214,11 +227,12 @@ impl EventStore for EmbeddedStore {
         types: TypeSet,
         span: &Span,
         columns: Columns,
+        limit: usize,
     ) -> Result<Vec<StoredRow>, StoreError> {
         if span.is_empty() {
             return Ok(Vec::new());
         }
-        self.read("read_rows", |tables| tables.read_rows(timeline, part, types, span, columns)).await
+        self.read("read_rows", |tables| tables.read_rows(timeline, part, types, span, columns, limit)).await
     }
 
     async fn write_tallies(&self, tallies: &[TallyWrite]) -> Result<(), StoreError> {
@@ -227,7 +241,7 @@ impl EventStore for EmbeddedStore {
             let life = Life::Length(i64::from((*ttl_s).max(1)) * 1000);
             puts.extend(cells.iter().map(|(cell, bytes)| {
                 let put = Cell { stamp: *stamp, life, bytes: Some(bytes) };
-                (keys::tally(timeline, *cell), put.encode())
+                Put { key: keys::tally(timeline, *cell).into(), cell: put.encode(), is_new: false }
             }));
         }
         self.run("write_tallies", |tables| tables.put(&tables.tallies, puts)).await
@@ -265,7 +279,7 @@ impl EventStore for EmbeddedStore {
         let puts = sends.iter().filter(|send| now < send.expires_at).map(|send| {
             let facts = send.facts.encode();
             let cell = Cell { stamp: send.stamp, life: Life::Until(send.expires_at), bytes: Some(&facts) };
-            (keys::send(&send.account, &send.message), cell.encode())
+            Put { key: keys::send(&send.account, &send.message).into(), cell: cell.encode(), is_new: false }
         });
         let puts = puts.collect();
         self.run("write_sends", |tables| tables.put(&tables.sends, puts)).await
@@ -405,6 +419,14 @@ impl EventStore for EmbeddedStore {
     }
 }
 
+/// A cell to write.
+struct Put {
+    key: fjall::UserKey,
+    cell: Vec<u8>,
+    /// Nothing is there, so nobody needs to look.
+    is_new: bool,
+}
+
 /// What a failure can be caused by.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -442,6 +464,19 @@ impl Tables {
         })
     }
 
+    /// Fails where another version of this program has made the store in a form of its own.
+    fn check_format(&self) -> Result<(), Cause> {
+        match self.facts.get(keys::FORMAT)? {
+            Some(format) if *format == [FORMAT] => Ok(()),
+            None if self.facts.is_empty()? => Ok(self.facts.insert(keys::FORMAT, [FORMAT])?),
+            _ => Err(
+                "the store was made by another version of backstamp, in a form that this one does not read: \
+                      start with an empty --data directory"
+                    .into(),
+            ),
+        }
+    }
+
     fn read_rows(
         &self,
         timeline: &TimelineId,
@@ -449,20 +484,24 @@ impl Tables {
         types: TypeSet,
         span: &Span,
         columns: Columns,
+        limit: usize,
     ) -> Result<Vec<StoredRow>, Cause> {
         let snapshot = self.database.snapshot();
-        let ranges = if types == TypeSet::ALL && *span == Span::all() {
+        let is_whole = types == TypeSet::ALL && *span == Span::all();
+        let ranges = if is_whole {
             vec![keys::rows_of_part(timeline, part)]
         } else {
             types.iter().map(|event_type| keys::rows(timeline, part, event_type, span)).collect()
         };
-        let head_bytes = keys::rows_head_bytes(timeline);
+        // Of each type no more than the limit is wanted; the types of a whole part come one behind the other.
+        let range_limit = if is_whole { usize::MAX } else { limit };
+        let part_bytes = keys::part_of(timeline, part).len();
         let mut rows = Vec::new();
         for range in ranges {
-            for item in snapshot.range(&self.rows, range).rev() {
+            for item in snapshot.range(&self.rows, range).rev().take(range_limit) {
                 let (key, stored) = item.into_inner()?;
                 let Some(body) = Cell::decode(&stored)?.bytes else { continue };
-                let key = keys::row_key(&key, head_bytes).ok_or("a row has a key that is none")?;
+                let key = keys::row_key(&key, part_bytes).ok_or("a row has a key that is none")?;
                 let body = if columns == Columns::All { body.to_vec() } else { Vec::new() };
                 rows.push(StoredRow { key, body });
             }
@@ -472,17 +511,18 @@ impl Tables {
             let newest_first = other.key.position.cmp(&one.key.position);
             newest_first.then_with(|| one.key.event_type.cmp(&other.key.event_type))
         });
+        rows.truncate(limit);
         Ok(rows)
     }
 
     /// Writes the cells that beat what is there, all at once.
-    fn put(&self, keyspace: &Keyspace, mut puts: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), Cause> {
-        puts.sort_by(|one, other| one.0.cmp(&other.0));
+    fn put(&self, keyspace: &Keyspace, mut puts: Vec<Put>) -> Result<(), Cause> {
+        puts.sort_by(|one, other| one.key.cmp(&other.key));
         let mut damaged = Ok(());
         puts.dedup_by(|later, earlier| {
-            let same = later.0 == earlier.0;
+            let same = later.key == earlier.key;
             if same {
-                match beats(&later.1, &earlier.1) {
+                match beats(&later.cell, &earlier.cell) {
                     Ok(true) => std::mem::swap(later, earlier),
                     Ok(false) => {}
                     Err(error) => damaged = Err(error),
@@ -492,11 +532,9 @@ impl Tables {
         });
         damaged?;
         self.change(|batch| {
-            for (key, cell) in puts {
-                let wins = match keyspace.get(&key)? {
-                    Some(there) => beats(&cell, &there)?,
-                    None => true,
-                };
+            for Put { key, cell, is_new } in puts {
+                let there = if is_new { None } else { keyspace.get(&key)? };
+                let wins = there.map_or(Ok(true), |there| beats(&cell, &there))?;
                 if wins {
                     batch.insert(keyspace, key, cell);
                 }

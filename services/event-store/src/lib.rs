@@ -35,7 +35,8 @@ pub trait EventStore: Send + Sync + 'static {
     ) -> Result<(), StoreError>;
 
     /// The rows of `types` in `span` of one part of a timeline, newest first (then by type). The caller knows
-    /// from its tallies that they are few. `body` is empty where `columns` are only keys.
+    /// from its tallies that they are few, and that the newest `limit` of them will do: more may come. `body` is empty where
+    /// `columns` are only keys.
     async fn read_rows(
         &self,
         timeline: &TimelineId,
@@ -43,6 +44,7 @@ pub trait EventStore: Send + Sync + 'static {
         types: TypeSet,
         span: &Span,
         columns: Columns,
+        limit: usize,
     ) -> Result<Vec<StoredRow>, StoreError>;
 
     /// Writes cells of timelines' trees: of each timeline all or none of them visible at once.
@@ -144,6 +146,8 @@ pub struct RowWrite {
     pub expires_at: Timestamp,
     /// The stored form of its [`timeline::RowBody`].
     pub body: Vec<u8>,
+    /// Whether the writer knows that nothing stands there: a store that would have to look first need not.
+    pub is_new: bool,
 }
 
 /// A row as it is stored.

@@ -145,6 +145,7 @@ impl EventStore for ScyllaStore {
         types: TypeSet,
         span: &Span,
         columns: Columns,
+        _limit: usize,
     ) -> Result<Vec<StoredRow>, StoreError> {
         if types.is_empty() {
             return Ok(Vec::new());

@@ -7,13 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use event_store::{Columns, EventStore, Head, RowGroup, RowWrite, StoreError, TallyWrite};
+use event_store::{Columns, EventStore, Head, RowGroup, RowWrite, StoreError, StoredRow, TallyWrite};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use telemetry::metrics;
-use timeline::row::{PlacedRow, RowKey};
+use timeline::row::{PlacedRow, RowKey, stored_stamp};
 use timeline::tally::{FIRST_PART, LeafRead, Node, NodeRead, Root, Sizes, Tree};
 use timeline::time::DAY_MS;
-use timeline::{EventType, Position, Span, TimelineId, Timestamp, TypeSet};
+use timeline::{EventType, Position, RowBody, Span, Subject, TimelineId, Timestamp, TypeSet};
 
 use crate::retry::until_done;
 
@@ -27,6 +27,8 @@ const EPOCH_STAMPS: i64 = 1 << 26;
 const STAMPS_LEFT_MIN: i64 = 1 << 20;
 /// What a timeline that is held costs beside its keys, in keys.
 const TIMELINE_COST_KEYS: usize = 8;
+/// A contact's history that is longer than this before it first stands by campaign is left as it is: it would not fit in memory.
+const PAIR_ROWS_MAX: u64 = 65_536;
 /// How often memory is looked at.
 const FORGET_EVERY_BATCHES: u64 = 16;
 
@@ -93,6 +95,8 @@ struct Touched {
     id: TimelineId,
     held: Held,
     rows: Vec<PlacedRow>,
+    /// Whether with this batch all its rows will stand once more by campaign.
+    pairs: bool,
 }
 
 /// Rows of one timeline.
@@ -138,6 +142,8 @@ impl Owner {
             until_done("mark_known", || self.store.mark_known(&of_expired)).await;
         }
         let mut touched = self.touch(by_timeline).await;
+        let pairs = self.pair(&mut touched).await;
+        touched.extend(self.touch(pairs).await);
 
         let (mut groups, mut new) = (Vec::new(), Vec::with_capacity(touched.len()));
         for timeline in &mut touched {
@@ -160,6 +166,9 @@ impl Owner {
         let mut writes = Vec::new();
         for (timeline, keys) in touched.iter_mut().zip(new) {
             timeline.held.keys.insert(keys, &self.settings.sizes);
+            if let (true, Keys::Tree(tree)) = (timeline.pairs, &mut timeline.held.keys) {
+                tree.set_paired();
+            }
             writes.extend(self.tallies_of(now, timeline));
         }
         if !writes.is_empty() {
@@ -247,7 +256,7 @@ impl Owner {
         for Group { partition, id, rows } in groups {
             let held = self.partitions.get_mut(&partition);
             match held.and_then(|partition| partition.timelines.remove(&id)) {
-                Some(held) => touched.push(Touched { partition, id, held, rows }),
+                Some(held) => touched.push(Touched { partition, id, held, rows, pairs: false }),
                 None => missing.push(Group { partition, id, rows }),
             }
         }
@@ -255,7 +264,7 @@ impl Owner {
             let ids: Vec<TimelineId> = missing.iter().map(|group| group.id.clone()).collect();
             let loaded = until_done("load", || self.load(&ids)).await;
             touched.extend(missing.into_iter().zip(loaded).map(|(Group { partition, id, rows }, keys)| {
-                Touched { partition, id, held: Held { keys, used: 0 }, rows }
+                Touched { partition, id, held: Held { keys, used: 0 }, rows, pairs: false }
             }));
         }
         let mut incomplete = Vec::new();
@@ -348,6 +357,58 @@ impl Owner {
         tree.put_counted(read, &rows);
     }
 
+    /// The rows of contacts with long histories, once more by campaign: of a history that has just become long all that stand, and
+    /// from then on those of each batch, repeats included, because the crash of an owner may have lost them here alone.
+    async fn pair(&self, touched: &mut [Touched]) -> Vec<Group> {
+        let mut groups = Vec::<Group>::new();
+        let mut places = HashMap::<TimelineId, usize>::new();
+        for Touched { partition, id, held, rows, pairs } in touched {
+            let (Subject::Contact(contact), Keys::Tree(tree)) = (&id.subject, &held.keys) else { continue };
+            let is_due = !tree.root().paired
+                && (self.settings.sizes.pair_rows_min..PAIR_ROWS_MAX).contains(&tree.rows());
+            let mut paired = Vec::new();
+            if is_due {
+                *pairs = true;
+                paired = until_done("read_pairs", || self.stored_rows(id, tree.root())).await;
+            }
+            if is_due || tree.root().paired {
+                paired.extend(rows.iter().cloned());
+            }
+            for row in paired {
+                let Some(campaign) = RowBody::decode(&row.body).ok().and_then(|body| body.campaign) else {
+                    continue;
+                };
+                let timeline = TimelineId::contact_campaign(&id.account, *contact, &campaign);
+                let at = *places.entry(timeline.clone()).or_insert_with(|| {
+                    groups.push(Group { partition: *partition, id: timeline.clone(), rows: Vec::new() });
+                    groups.len() - 1
+                });
+                groups[at].rows.push(PlacedRow { timeline, counts: false, ..row });
+            }
+        }
+        groups
+    }
+
+    /// All rows of a timeline, as if they were placed again.
+    async fn stored_rows(&self, id: &TimelineId, root: &Root) -> Result<Vec<PlacedRow>, StoreError> {
+        let parts: BTreeSet<u32> =
+            root.entries.iter().flat_map(|entry| entry.parts.iter().copied()).collect();
+        let mut placed = Vec::new();
+        for part in parts {
+            let rows =
+                self.store.read_rows(id, part, TypeSet::ALL, &Span::all(), Columns::All, usize::MAX).await?;
+            placed.extend(rows.into_iter().map(|StoredRow { key, body }| PlacedRow {
+                timeline: id.clone(),
+                stamp: stored_stamp(key.position.at, RowBody::rank_of(&body)),
+                key,
+                completes: true,
+                counts: false,
+                body,
+            }));
+        }
+        Ok(placed)
+    }
+
     /// The keys of all rows in `span`, oldest first, each position once. Where an event came under two types before its timeline
     /// was held, one of them stays.
     async fn count_rows(
@@ -359,7 +420,7 @@ impl Owner {
         let mut rows = BTreeMap::<Position, RowKey>::new();
         for part in parts {
             let mut losers = Vec::new();
-            for row in self.store.read_rows(id, *part, TypeSet::ALL, span, Columns::Keys).await? {
+            for row in self.store.read_rows(id, *part, TypeSet::ALL, span, Columns::Keys, usize::MAX).await? {
                 match rows.get(&row.key.position) {
                     Some(kept) if kept.event_type != row.key.event_type => losers.push(row.key),
                     Some(_) => {}
@@ -400,7 +461,8 @@ impl Owner {
             }
             let expires_at = row.key.position.at.plus_ms(self.settings.retention_ms + ROW_GRACE_MS);
             let part = held.keys.part_for(&row.key.position);
-            let write = RowWrite { key: row.key, stamp: row.stamp, expires_at, body: row.body };
+            let is_new = seen.is_none();
+            let write = RowWrite { key: row.key, stamp: row.stamp, expires_at, body: row.body, is_new };
             match by_part.iter_mut().find(|(of, _)| *of == part) {
                 Some((_, writes)) => writes.push(write),
                 None => by_part.push((part, vec![write])),

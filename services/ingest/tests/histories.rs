@@ -27,13 +27,14 @@ use timeline::filter::ListManagementFilter;
 use timeline::row::{decode_placed, encode_placed};
 use timeline::tally::{Counts, Node, ROOT_CELL, Root, Sizes};
 use timeline::time::DAY_MS;
-use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
+use timeline::{AccountId, Id, Span, Subject, TimelineId, Timestamp, TypeSet};
 use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::sleep;
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 const RETENTION_MS: i64 = 180 * DAY_MS;
-const SIZES: Sizes = Sizes { leaf_rows_max: 3, node_leaves_max: 3, scan_rows_max: 4, part_rows_max: 12 };
+const SIZES: Sizes =
+    Sizes { leaf_rows_max: 3, node_leaves_max: 3, scan_rows_max: 4, part_rows_max: 12, pair_rows_min: 8 };
 const CONTACTS: [&str; 3] = [
     "00000000-0000-4000-8000-000000000001",
     "00000000-0000-4000-8000-000000000002",
@@ -305,45 +306,62 @@ async fn check(
     store: &Arc<SimStore>,
     want: &BTreeMap<TimelineId, BTreeSet<(i64, String, u8)>>,
 ) -> Result<(), String> {
-    for (id, want) in want {
-        let want: Vec<&(i64, String, u8)> = want.iter().rev().collect();
-        for limit in [2, 100] {
-            let mut got = Vec::new();
-            for page in 0.. {
-                let request = PageRequest {
-                    types: TypeSet::ALL,
-                    span: Span::all(),
-                    campaign: None,
-                    offset: page * limit as u64,
-                    limit,
-                };
-                let read = read_page(store.as_ref(), id, &request)
-                    .await
-                    .map_err(|error| error.chain().to_string())?;
-                if read.total != want.len() as u64 {
-                    return Err(format!("{id:?}: total {} on page {page}, want {}", read.total, want.len()));
-                }
-                if read.rows.is_empty() {
-                    break;
-                }
-                for row in read.rows {
-                    if row.body.automation.as_ref().map(Id::as_str) != Some("au")
-                        && matches!(id.subject, timeline::Subject::Contact(_))
-                    {
-                        return Err(format!("{id:?}: {:?} is not joined", row.key));
-                    }
-                    got.push((
-                        row.key.position.at.0,
-                        row.key.position.id.to_string(),
-                        row.key.event_type as u8,
-                    ));
-                }
+    for (id, rows) in want {
+        check_pages(store, id, None, rows).await?;
+        check_tree(store, id).await?;
+        let Subject::Contact(contact) = id.subject else { continue };
+        for (other, of_campaign) in want {
+            let Subject::Campaign(campaign) = &other.subject else { continue };
+            let both = rows.intersection(of_campaign).cloned().collect();
+            check_pages(store, id, Some(campaign), &both).await?;
+            check_tree(store, &TimelineId::contact_campaign(&id.account, contact, campaign)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Every page of a timeline, or of what a contact's has of one campaign, shows what it should, and the total is right.
+async fn check_pages(
+    store: &Arc<SimStore>,
+    id: &TimelineId,
+    campaign: Option<&Id>,
+    want: &BTreeSet<(i64, String, u8)>,
+) -> Result<(), String> {
+    let want: Vec<&(i64, String, u8)> = want.iter().rev().collect();
+    for limit in [2, 100] {
+        let mut got = Vec::new();
+        for page in 0.. {
+            let request = PageRequest {
+                types: TypeSet::ALL,
+                span: Span::all(),
+                campaign: campaign.cloned(),
+                offset: page * limit as u64,
+                limit,
+            };
+            let read =
+                read_page(store.as_ref(), id, &request).await.map_err(|error| error.chain().to_string())?;
+            if read.total != want.len() as u64 {
+                return Err(format!(
+                    "{id:?} {campaign:?}: total {} on page {page}, want {}",
+                    read.total,
+                    want.len()
+                ));
             }
-            if !got.iter().eq(want.iter().copied()) {
-                return Err(format!("{id:?} by {limit}: rows {got:?}, want {want:?}"));
+            if read.rows.is_empty() {
+                break;
+            }
+            for row in read.rows {
+                if row.body.automation.as_ref().map(Id::as_str) != Some("au")
+                    && matches!(id.subject, Subject::Contact(_))
+                {
+                    return Err(format!("{id:?} {campaign:?}: {:?} is not joined", row.key));
+                }
+                got.push((row.key.position.at.0, row.key.position.id.to_string(), row.key.event_type as u8));
             }
         }
-        check_tree(store, id).await?;
+        if !got.iter().eq(want.iter().copied()) {
+            return Err(format!("{id:?} {campaign:?} by {limit}: rows {got:?}, want {want:?}"));
+        }
     }
     Ok(())
 }
@@ -368,7 +386,14 @@ async fn check_tree(store: &Arc<SimStore>, id: &TimelineId) -> Result<(), String
             let mut keys = BTreeSet::new();
             for part in &entry.parts {
                 let rows = store
-                    .read_rows(id, *part, TypeSet::ALL, &node.leaf_span(leaf), event_store::Columns::Keys)
+                    .read_rows(
+                        id,
+                        *part,
+                        TypeSet::ALL,
+                        &node.leaf_span(leaf),
+                        event_store::Columns::Keys,
+                        usize::MAX,
+                    )
                     .await;
                 keys.extend(rows.unwrap().into_iter().map(|row| row.key));
             }

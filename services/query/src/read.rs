@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use event_store::{Columns, EventStore, StoreError, StoredRow};
 use futures::future::try_join_all;
 use timeline::row::RowKey;
-use timeline::tally::{Counts, FIRST_PART, Node, ROOT_CELL, Root, Sizes};
-use timeline::{Id, Position, Row, RowBody, Span, TimelineId, TypeSet};
+use timeline::tally::{Counts, FIRST_PART, Node, Parts, ROOT_CELL, Root, Sizes};
+use timeline::{Id, Position, Row, RowBody, Span, Subject, TimelineId, TypeSet};
 
 /// Rows of a contact that are looked at together when only those of one campaign are wanted.
 const CAMPAIGN_SCAN_ROWS: u64 = 2_000;
@@ -49,17 +49,17 @@ pub async fn read_page(
     timeline: &TimelineId,
     request: &PageRequest,
 ) -> Result<Page, StoreError> {
-    let mut reader = Reader { store, timeline, nodes: HashMap::new(), rows_read: 0 };
+    let mut reader = Reader::new(store, timeline);
     if request.types.is_empty() || request.span.is_empty() {
         return Ok(Page { by: "scan", ..Page::default() });
     }
-    let root = store.read_tallies(timeline, &[ROOT_CELL]).await?.pop().flatten();
-    let (by, (total, rows)) = match (root, &request.campaign) {
-        (Some(root), None) => ("tree", reader.by_tree(decode(Root::decode(&root))?, request).await?),
+    let (by, (total, rows)) = match (reader.root().await?, &request.campaign) {
+        (Some(root), None) => ("tree", reader.by_tree(root, request).await?),
         (None, None) => ("scan", reader.by_scan(request).await?),
-        (Some(root), Some(campaign)) => {
-            ("contact_scan", reader.of_campaign(decode(Root::decode(&root))?, campaign, request).await?)
+        (Some(root), Some(campaign)) if root.paired => {
+            return Box::pin(read_paired(store, timeline, campaign, request)).await;
         }
+        (Some(root), Some(campaign)) => ("contact_scan", reader.of_campaign(root, campaign, request).await?),
         (None, Some(campaign)) => {
             let rows = reader.all_rows(&request.span).await?;
             let mut page = CampaignPage::new(campaign, request);
@@ -70,40 +70,93 @@ pub async fn read_page(
     Ok(Page { total, rows, rows_read: reader.rows_read, by })
 }
 
-/// A stretch of the timeline whose rows are counted.
-#[derive(Clone, Debug)]
+/// A page of a contact's events of one campaign, which have a timeline of their own because the contact's is long.
+async fn read_paired(
+    store: &dyn EventStore,
+    timeline: &TimelineId,
+    campaign: &Id,
+    request: &PageRequest,
+) -> Result<Page, StoreError> {
+    let Subject::Contact(contact) = timeline.subject else {
+        return Err(StoreError::new(
+            "decode",
+            "a timeline that is no contact's says that it stands by campaign",
+        ));
+    };
+    let pair = TimelineId::contact_campaign(&timeline.account, contact, campaign);
+    read_page(store, &pair, &PageRequest { campaign: None, ..request.clone() }).await
+}
+
+/// A stretch of a timeline that has a tree: its rows are counted.
+#[derive(Clone, Copy, Debug)]
+enum Stretch {
+    /// A whole node, by its entry in the root.
+    Node(usize),
+    /// A whole leaf of an entry's node.
+    Leaf(usize, usize),
+    /// A part of a leaf, by its place among the reader's pieces.
+    Piece(usize),
+}
+
+/// A part of a leaf that is wanted: its rows were counted one by one.
+struct Piece {
+    entry: usize,
+    span: Span,
+    counts: Counts,
+    /// Its rows, where the page wants them for certain, newest first.
+    rows: Option<Vec<StoredRow>>,
+}
+
+/// Rows to read: a span of some parts.
 struct Segment {
     span: Span,
-    parts: Vec<u32>,
-    /// How many rows of it match.
-    matching: u64,
-    /// The types that have rows in it.
-    present: TypeSet,
-    /// The node's cell, where it can be taken apart into leaves.
-    cell: Option<u32>,
+    parts: Parts,
+    types: TypeSet,
+}
+
+/// Where rows of a page come from.
+enum Source {
+    Read(Segment),
+    Held(Vec<StoredRow>),
 }
 
 struct Reader<'a> {
     store: &'a dyn EventStore,
     timeline: &'a TimelineId,
     nodes: HashMap<u32, Node>,
+    pieces: Vec<Piece>,
     rows_read: u64,
 }
 
 impl Reader<'_> {
+    fn new<'a>(store: &'a dyn EventStore, timeline: &'a TimelineId) -> Reader<'a> {
+        Reader { store, timeline, nodes: HashMap::new(), pieces: Vec::new(), rows_read: 0 }
+    }
+
+    /// The root of the timeline's tree, if it has one.
+    async fn root(&self) -> Result<Option<Root>, StoreError> {
+        let root = self.store.read_tallies(self.timeline, &[ROOT_CELL]).await?.pop().flatten();
+        root.map(|root| decode(Root::decode(&root))).transpose()
+    }
+
     async fn by_tree(
         &mut self,
         mut root: Root,
         request: &PageRequest,
     ) -> Result<(u64, Vec<Row>), StoreError> {
-        let segments = self.segments(&mut root, request).await?;
-        let total = segments.iter().map(|segment| segment.matching).sum();
-        let rows = self.page_of(&root, segments, request).await?;
+        let stretches = self.stretches(&mut root, request).await?;
+        let matching = |stretch: &Stretch| self.counts(&root, *stretch).matching(request.types);
+        let total = stretches.iter().map(matching).sum();
+        let rows = self.page_of(&root, stretches, request).await?;
         Ok((total, rows))
     }
 
-    /// The wanted stretch as segments, oldest first: whole nodes, and at its ragged ends leaves and counted pieces of leaves.
-    async fn segments(&mut self, root: &mut Root, request: &PageRequest) -> Result<Vec<Segment>, StoreError> {
+    /// What is wanted, oldest first: whole nodes, and at its ragged ends leaves and counted pieces of leaves.
+    async fn stretches(
+        &mut self,
+        root: &mut Root,
+        request: &PageRequest,
+    ) -> Result<Vec<Stretch>, StoreError> {
         // Nothing is older or newer than the root says, so a bound beyond that is none.
         let mut wanted = request.span.clone();
         if wanted.from <= Position::at_start_of(root.oldest) {
@@ -112,85 +165,93 @@ impl Reader<'_> {
         if wanted.until.at > root.newest {
             wanted.until = Position::max();
         }
-        let inside = |span: &Span| !wanted.and(span).is_empty();
-        let ragged: Vec<usize> = (0..root.entries.len())
-            .filter(|at| inside(&root.entry_span(*at)) && !wanted.covers(&root.entry_span(*at)))
-            .collect();
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let first = root.entry_at(&wanted.from);
+        let last = root.entries.partition_point(|entry| entry.from < wanted.until) - 1;
+        let ends = if first == last { vec![first] } else { vec![first, last] };
+        let ragged: Vec<usize> =
+            ends.into_iter().filter(|at| !wanted.covers(&root.entry_span(*at))).collect();
         self.load_nodes(root, &ragged).await?;
-        let mut segments = Vec::new();
-        for at in 0..root.entries.len() {
-            let span = root.entry_span(at);
-            if !inside(&span) {
+        let mut stretches = Vec::with_capacity(last - first + 1);
+        for entry in first..=last {
+            if !ragged.contains(&entry) {
+                stretches.push(Stretch::Node(entry));
                 continue;
             }
-            if wanted.covers(&span) {
-                let entry = &root.entries[at];
-                segments.push(segment(span, &entry.parts, &entry.counts, request.types, Some(entry.cell)));
-                continue;
-            }
-            for leaf in self.leaves(root, at, request.types) {
-                if inside(&leaf.span) {
-                    segments.push(if wanted.covers(&leaf.span) {
-                        leaf
-                    } else {
-                        self.counted_piece(&wanted, &leaf, request.types).await?
-                    });
+            for leaf in 0..self.leaf_count(root, entry) {
+                let span = self.leaf_span(root, entry, leaf);
+                if wanted.covers(&span) {
+                    stretches.push(Stretch::Leaf(entry, leaf));
+                } else if !wanted.and(&span).is_empty() {
+                    // The newest piece is on the first page.
+                    let is_on_page = request.offset == 0 && wanted.until <= span.until;
+                    let piece = self.count_piece(root, entry, leaf, &wanted.and(&span), is_on_page).await?;
+                    stretches.push(piece);
                 }
             }
         }
-        Ok(segments)
+        Ok(stretches)
     }
 
-    /// The part of a leaf that is wanted, its rows counted one by one.
-    async fn counted_piece(
+    /// Counts a part of a leaf, and holds its rows where they are on the page.
+    async fn count_piece(
         &mut self,
-        wanted: &Span,
-        leaf: &Segment,
-        types: TypeSet,
-    ) -> Result<Segment, StoreError> {
-        let span = wanted.and(&leaf.span);
-        let keys = self.read_rows(&span, &leaf.parts, leaf.present, Columns::Keys).await?;
-        let counts = Counts::of(keys.iter().map(|row| &row.key));
-        Ok(segment(span, &leaf.parts, &counts, types, None))
+        root: &Root,
+        entry: usize,
+        leaf: usize,
+        span: &Span,
+        is_on_page: bool,
+    ) -> Result<Stretch, StoreError> {
+        let types = self.counts(root, Stretch::Leaf(entry, leaf)).present(TypeSet::ALL);
+        let columns = if is_on_page { Columns::All } else { Columns::Keys };
+        let segment = Segment { span: span.clone(), parts: root.entries[entry].parts.clone(), types };
+        let rows = self.read(&segment, columns, usize::MAX).await?;
+        let counts = Counts::of(rows.iter().map(|row| &row.key));
+        let rows = is_on_page.then_some(rows);
+        self.pieces.push(Piece { entry, span: span.clone(), counts, rows });
+        Ok(Stretch::Piece(self.pieces.len() - 1))
     }
 
-    /// The page's rows: walks the segments from the newest, past as many rows as come before the page.
+    /// The page's rows: walks the stretches from the newest, past as many rows as come before the page.
     async fn page_of(
         &mut self,
         root: &Root,
-        segments: Vec<Segment>,
+        stretches: Vec<Stretch>,
         request: &PageRequest,
     ) -> Result<Vec<Row>, StoreError> {
-        let mut stack = segments;
+        let mut stack = stretches;
         let mut rows: Vec<StoredRow> = Vec::new();
         let mut skip = request.offset;
         while rows.len() < request.limit {
-            // Segments that hold the rest of the page, if they hold what they say; if not, the next round goes on.
+            // Stretches that hold the rest of the page, if they hold what they say; if not, the next round goes on.
             let missing = (request.limit - rows.len()) as u64;
-            let (mut reads, mut promised) = (Vec::<Segment>::new(), 0);
+            let (mut sources, mut promised) = (Vec::<Source>::new(), 0);
             while promised < skip + missing {
-                let Some(segment) = stack.pop() else { break };
-                if segment.matching == 0 {
+                let Some(stretch) = stack.pop() else { break };
+                let matching = self.counts(root, stretch).matching(request.types);
+                if matching == 0 {
                     continue;
                 }
-                if reads.is_empty() && segment.matching <= skip {
-                    skip -= segment.matching;
+                if sources.is_empty() && matching <= skip {
+                    skip -= matching;
                     continue;
                 }
                 // A node is read whole only where the page wants all its matching rows; else its leaves are looked at.
-                let is_cut = (reads.is_empty() && skip > 0) || segment.matching > skip + missing - promised;
-                match segment.cell.filter(|_| is_cut) {
-                    Some(cell) => stack.extend(self.leaves_of_cell(root, cell, request.types).await?),
-                    None => {
-                        promised += segment.matching;
-                        push_read(&mut reads, segment);
+                let is_cut = (sources.is_empty() && skip > 0) || matching > skip + missing - promised;
+                match stretch {
+                    Stretch::Node(entry) if is_cut => stack.extend(self.leaves_of(root, entry).await?),
+                    _ => {
+                        promised += matching;
+                        self.push_source(&mut sources, root, stretch, request.types);
                     }
                 }
             }
-            if reads.is_empty() {
+            if sources.is_empty() {
                 break;
             }
-            let read = self.read_segments(&reads).await?;
+            let read = self.read_sources(sources, index(skip + missing)).await?;
             let held = read.len() as u64;
             rows.extend(read.into_iter().skip(index(skip)).take(index(missing)));
             skip = skip.saturating_sub(held);
@@ -198,75 +259,105 @@ impl Reader<'_> {
         rows.into_iter().map(decode_row).collect()
     }
 
-    /// A campaign's rows on a contact's timeline, which are counted by looking at each: a contact has few, and one that has a million
-    /// is looked at piece by piece.
+    /// A campaign's rows on a contact's timeline, which are counted by looking at each, piece by piece: there are few, or the
+    /// timeline would stand by campaign.
     async fn of_campaign(
         &mut self,
         mut root: Root,
         campaign: &Id,
         request: &PageRequest,
     ) -> Result<(u64, Vec<Row>), StoreError> {
-        let mut stack = self.segments(&mut root, request).await?;
+        let mut stack = self.stretches(&mut root, request).await?;
         let mut page = CampaignPage::new(campaign, request);
-        while let Some(segment) = stack.pop() {
-            match segment.cell.filter(|_| segment.matching > CAMPAIGN_SCAN_ROWS) {
-                Some(cell) => stack.extend(self.leaves_of_cell(&root, cell, request.types).await?),
-                None if segment.matching == 0 => {}
-                None => page.take(self.read_segments(&[segment]).await?)?,
+        while let Some(stretch) = stack.pop() {
+            let matching = self.counts(&root, stretch).matching(request.types);
+            match stretch {
+                _ if matching == 0 => {}
+                Stretch::Node(entry) if matching > CAMPAIGN_SCAN_ROWS => {
+                    stack.extend(self.leaves_of(&root, entry).await?);
+                }
+                _ => {
+                    let mut sources = Vec::new();
+                    self.push_source(&mut sources, &root, stretch, request.types);
+                    page.take(self.read_sources(sources, usize::MAX).await?)?;
+                }
             }
         }
         Ok((page.total, page.rows))
     }
 
-    /// A timeline without a tree: its keys are read, those of one event under two types told apart, and then the page's rows.
+    /// A timeline without a tree: it is small, and read whole.
     async fn by_scan(&mut self, request: &PageRequest) -> Result<(u64, Vec<Row>), StoreError> {
-        let mut keys = self.read_rows(&request.span, &[FIRST_PART], TypeSet::ALL, Columns::Keys).await?;
-        keys.dedup_by(|next, kept| next.key.position == kept.key.position);
-        keys.retain(|row| request.types.contains(row.key.event_type));
-        let total = keys.len() as u64;
-        let page = keys.get(index(request.offset)..).unwrap_or_default();
-        let page: Vec<&RowKey> = page.iter().take(request.limit).map(|row| &row.key).collect();
-        let (Some(newest), Some(oldest)) = (page.first(), page.last()) else {
-            return Ok((total, Vec::new()));
-        };
-        let after_newest =
-            Position { at: newest.position.at, id: format!("{}\0", newest.position.id).into() };
-        let span = Span { from: oldest.position.clone(), until: after_newest };
-        let rows = self.read_rows(&span, &[FIRST_PART], request.types, Columns::All).await?;
-        let on_page = |row: &StoredRow| {
-            page.binary_search_by(|key| row.key.position.cmp(&key.position))
-                .is_ok_and(|at| *page[at] == row.key)
-        };
-        Ok((total, rows.into_iter().filter(on_page).map(decode_row).collect::<Result<_, _>>()?))
+        let mut rows = self.all_rows(&request.span).await?;
+        rows.retain(|row| request.types.contains(row.key.event_type));
+        let total = rows.len() as u64;
+        let page = rows.into_iter().skip(index(request.offset)).take(request.limit);
+        Ok((total, page.map(decode_row).collect::<Result<_, _>>()?))
     }
 
-    /// Every row of a timeline without a tree, newest first.
+    /// Every row in `span` of a timeline without a tree, newest first; of one event under two types the first.
     async fn all_rows(&mut self, span: &Span) -> Result<Vec<StoredRow>, StoreError> {
-        let mut rows = self.read_rows(span, &[FIRST_PART], TypeSet::ALL, Columns::All).await?;
+        let whole =
+            Segment { span: Span::all(), parts: Parts::from_elem(FIRST_PART, 1), types: TypeSet::ALL };
+        let mut rows = self.read(&whole, Columns::All, usize::MAX).await?;
         rows.dedup_by(|next, kept| next.key.position == kept.key.position);
+        rows.retain(|row| span.contains(&row.key.position));
         Ok(rows)
     }
 
     /// The leaves of a whole node, oldest first.
-    async fn leaves_of_cell(
+    async fn leaves_of(
         &mut self,
         root: &Root,
-        cell: u32,
-        types: TypeSet,
-    ) -> Result<Vec<Segment>, StoreError> {
-        let at = root.entries.iter().position(|entry| entry.cell == cell).unwrap_or_default();
-        if !self.nodes.contains_key(&cell) {
-            self.load_nodes(&mut root.clone(), &[at]).await?;
+        entry: usize,
+    ) -> Result<impl Iterator<Item = Stretch> + use<>, StoreError> {
+        if !self.nodes.contains_key(&root.entries[entry].cell) {
+            self.load_nodes(&mut root.clone(), &[entry]).await?;
         }
-        Ok(self.leaves(root, at, types))
+        Ok((0..self.leaf_count(root, entry)).map(move |leaf| Stretch::Leaf(entry, leaf)))
     }
 
-    fn leaves(&self, root: &Root, at: usize, types: TypeSet) -> Vec<Segment> {
-        let entry = &root.entries[at];
-        let Some(node) = self.nodes.get(&entry.cell) else { return Vec::new() };
-        let leaf =
-            |leaf: usize| segment(node.leaf_span(leaf), &entry.parts, &node.leaves[leaf].counts, types, None);
-        (0..node.leaves.len()).map(leaf).collect()
+    fn leaf_count(&self, root: &Root, entry: usize) -> usize {
+        self.nodes.get(&root.entries[entry].cell).map_or(0, |node| node.leaves.len())
+    }
+
+    fn leaf_span(&self, root: &Root, entry: usize, leaf: usize) -> Span {
+        self.nodes[&root.entries[entry].cell].leaf_span(leaf)
+    }
+
+    /// The numbers of a stretch.
+    fn counts<'a>(&'a self, root: &'a Root, stretch: Stretch) -> &'a Counts {
+        match stretch {
+            Stretch::Node(entry) => &root.entries[entry].counts,
+            Stretch::Leaf(entry, leaf) => &self.nodes[&root.entries[entry].cell].leaves[leaf].counts,
+            Stretch::Piece(piece) => &self.pieces[piece].counts,
+        }
+    }
+
+    /// Adds a stretch that comes before the last of `sources`; one read does for both where they are in the same parts.
+    fn push_source(&mut self, sources: &mut Vec<Source>, root: &Root, stretch: Stretch, types: TypeSet) {
+        let counted = self.counts(root, stretch).present(types);
+        let (entry, span) = match stretch {
+            Stretch::Node(entry) => (entry, root.entry_span(entry)),
+            Stretch::Leaf(entry, leaf) => (entry, self.leaf_span(root, entry, leaf)),
+            Stretch::Piece(piece) => {
+                let piece = &mut self.pieces[piece];
+                if let Some(mut rows) = piece.rows.take() {
+                    rows.retain(|row| types.contains(row.key.event_type));
+                    sources.push(Source::Held(rows));
+                    return;
+                }
+                (piece.entry, piece.span.clone())
+            }
+        };
+        let parts = &root.entries[entry].parts;
+        match sources.last_mut() {
+            Some(Source::Read(last)) if last.parts == *parts => {
+                last.span.from = span.from;
+                last.types = last.types.or(counted);
+            }
+            _ => sources.push(Source::Read(Segment { span, parts: parts.clone(), types: counted })),
+        }
     }
 
     /// Reads nodes and lets the root's copy of their numbers follow them.
@@ -299,28 +390,41 @@ impl Reader<'_> {
     /// timeline next touches it after an earlier one's late write: counted from its rows.
     async fn count_node(&mut self, root: &Root, at: usize) -> Result<Node, StoreError> {
         let span = root.entry_span(at);
-        let rows = self.read_rows(&span, &root.entries[at].parts, TypeSet::ALL, Columns::Keys).await?;
+        let whole =
+            Segment { span: span.clone(), parts: root.entries[at].parts.clone(), types: TypeSet::ALL };
+        let rows = self.read(&whole, Columns::Keys, usize::MAX).await?;
         let keys: Vec<RowKey> = rows.into_iter().rev().map(|row| row.key).collect();
         Ok(Node::of_rows(span, &keys, &Sizes::default()))
     }
 
-    async fn read_segments(&mut self, segments: &[Segment]) -> Result<Vec<StoredRow>, StoreError> {
-        let read = |segment| read_parts(self.store, self.timeline, segment, Columns::All);
-        let rows = try_join_all(segments.iter().map(read)).await?.concat();
-        self.rows_read += rows.len() as u64;
-        Ok(rows)
+    /// The rows of `sources`, each newest first, one behind the other; of each the first `limit` will do.
+    async fn read_sources(
+        &mut self,
+        sources: Vec<Source>,
+        limit: usize,
+    ) -> Result<Vec<StoredRow>, StoreError> {
+        let (store, timeline) = (self.store, self.timeline);
+        let reads = sources.into_iter().map(|source| async move {
+            match source {
+                Source::Read(segment) => {
+                    let rows = read_parts(store, timeline, &segment, Columns::All, limit).await?;
+                    Ok::<_, StoreError>((rows.len(), rows))
+                }
+                Source::Held(rows) => Ok((0, rows)),
+            }
+        });
+        let read: Vec<(usize, Vec<StoredRow>)> = try_join_all(reads).await?;
+        self.rows_read += read.iter().map(|(count, _)| *count as u64).sum::<u64>();
+        Ok(read.into_iter().flat_map(|(_, rows)| rows).collect())
     }
 
-    async fn read_rows(
+    async fn read(
         &mut self,
-        span: &Span,
-        parts: &[u32],
-        types: TypeSet,
+        segment: &Segment,
         columns: Columns,
+        limit: usize,
     ) -> Result<Vec<StoredRow>, StoreError> {
-        let segment =
-            Segment { span: span.clone(), parts: parts.to_vec(), matching: 0, present: types, cell: None };
-        let rows = read_parts(self.store, self.timeline, &segment, columns).await?;
+        let rows = read_parts(self.store, self.timeline, segment, columns, limit).await?;
         self.rows_read += rows.len() as u64;
         Ok(rows)
     }
@@ -332,39 +436,22 @@ async fn read_parts(
     timeline: &TimelineId,
     segment: &Segment,
     columns: Columns,
+    limit: usize,
 ) -> Result<Vec<StoredRow>, StoreError> {
-    let read = |part: &u32| store.read_rows(timeline, *part, segment.present, &segment.span, columns);
-    if let [part] = segment.parts.as_slice() {
-        return read(part).await;
+    let read =
+        |part: u32, limit| store.read_rows(timeline, part, segment.types, &segment.span, columns, limit);
+    if let [part] = *segment.parts {
+        return read(part, limit).await;
     }
-    let mut rows = try_join_all(segment.parts.iter().map(read)).await?.concat();
+    // What is limited in each part could lack rows in the middle of the whole.
+    let parts = segment.parts.iter().map(|part| read(*part, usize::MAX));
+    let mut rows = try_join_all(parts).await?.concat();
     let rank = |row: &StoredRow| RowBody::rank_of(&row.body);
     rows.sort_by(|one, next| {
         next.key.position.cmp(&one.key.position).then_with(|| rank(next).cmp(&rank(one)))
     });
     rows.dedup_by(|next, kept| next.key.position == kept.key.position);
     Ok(rows)
-}
-
-/// Adds a segment that comes before the last of `reads`; one read does for both where they are in the same parts.
-fn push_read(reads: &mut Vec<Segment>, segment: Segment) {
-    match reads.last_mut() {
-        Some(last) if last.parts == segment.parts => {
-            last.span.from = segment.span.from;
-            last.present = last.present.or(segment.present);
-        }
-        _ => reads.push(segment),
-    }
-}
-
-fn segment(span: Span, parts: &[u32], counts: &Counts, types: TypeSet, cell: Option<u32>) -> Segment {
-    Segment {
-        span,
-        parts: parts.to_vec(),
-        matching: counts.matching(types),
-        present: counts.present(types),
-        cell,
-    }
 }
 
 /// Counts the rows of one campaign and keeps those of a page.

@@ -54,7 +54,8 @@ impl Site {
         for row in project(&event, now, Placing::Complete) {
             store.mark_known(std::slice::from_ref(&row.timeline)).await.expect("marked");
             let expires_at = event.at.plus_ms((i64::from(RETENTION_DAYS) + 10) * DAY_MS);
-            let write = RowWrite { key: row.key, stamp: row.stamp, expires_at, body: row.body };
+            let write =
+                RowWrite { key: row.key, stamp: row.stamp, expires_at, body: row.body, is_new: false };
             let group = RowGroup { timeline: &row.timeline, part: FIRST_PART, rows: vec![write] };
             store.write_rows(now, &[group]).await.expect("written");
         }

@@ -32,14 +32,18 @@ pub enum Subject {
     Campaign(Id),
     /// A contact.
     Contact(Uuid),
+    /// A contact's history as far as it belongs to one campaign: kept beside the contact's own where that is long, by the same
+    /// owner, so that a campaign's stream filtered by contact has a total and pages like any other.
+    ContactCampaign(Uuid, Id),
 }
 
 impl fmt::Display for Subject {
-    /// `campaign:{id}` or `contact:{uuid}`: the stored form.
+    /// `campaign:{id}`, `contact:{uuid}` or `contact:{uuid}/campaign:{id}`: the stored form. No id has a slash in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Subject::Campaign(id) => write!(f, "campaign:{id}"),
             Subject::Contact(uuid) => write!(f, "contact:{uuid}"),
+            Subject::ContactCampaign(uuid, id) => write!(f, "contact:{uuid}/campaign:{id}"),
         }
     }
 }
@@ -55,13 +59,29 @@ impl TimelineId {
         TimelineId { account: account.clone(), subject: Subject::Contact(contact) }
     }
 
+    /// The timeline of a contact's events of one campaign.
+    pub fn contact_campaign(account: &AccountId, contact: Uuid, campaign: &Id) -> TimelineId {
+        let subject = Subject::ContactCampaign(contact, campaign.clone());
+        TimelineId { account: account.clone(), subject }
+    }
+
     /// Which of `count` partitions of the internal topic the timeline belongs to: CRC-32 of account, NUL and subject.
     /// Part of the stored format: a timeline must not move.
     pub fn partition(&self, count: u32) -> u32 {
         let mut hash = crc32fast::Hasher::new();
         hash.update(self.account.as_str().as_bytes());
         hash.update(&[0]);
-        hash.update(self.subject.to_string().as_bytes());
+        match &self.subject {
+            Subject::Campaign(id) => {
+                hash.update(b"campaign:");
+                hash.update(id.as_str().as_bytes());
+            }
+            // A contact's events of one campaign are owned with the contact.
+            Subject::Contact(uuid) | Subject::ContactCampaign(uuid, _) => {
+                hash.update(b"contact:");
+                hash.update(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
+            }
+        }
         hash.finalize() % count
     }
 }
@@ -276,6 +296,11 @@ pub fn write_stamp(at: Timestamp, appended_at: Timestamp, complete: bool) -> i64
     at.0 * 1000 + earliness + if complete { 500 } else { 0 }
 }
 
+/// The write timestamp of a row that is stored already.
+pub fn stored_stamp(at: Timestamp, rank: u16) -> i64 {
+    at.0 * 1000 + i64::from(rank)
+}
+
 /// How an event comes to its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placing {
@@ -435,6 +460,11 @@ pub fn encode_placed(rows: &[PlacedRow], appended_at: Timestamp) -> Vec<u8> {
                 out.byte(1);
                 out.raw(uuid.as_bytes());
             }
+            Subject::ContactCampaign(uuid, id) => {
+                out.byte(2);
+                out.raw(uuid.as_bytes());
+                out.bytes(id.as_str().as_bytes());
+            }
         }
         row.key.position.encode(&mut out);
         out.byte(row.key.event_type as u8);
@@ -455,6 +485,10 @@ pub fn decode_placed(message: &[u8]) -> Result<(Vec<PlacedRow>, Timestamp), Dama
         let subject = match bytes.byte()? {
             0 => Subject::Campaign(Id::parse(bytes.text()?).ok_or_else(|| bytes.damaged())?),
             1 => Subject::Contact(Uuid::from_slice(bytes.raw(16)?).map_err(|_| bytes.damaged())?),
+            2 => Subject::ContactCampaign(
+                Uuid::from_slice(bytes.raw(16)?).map_err(|_| bytes.damaged())?,
+                Id::parse(bytes.text()?).ok_or_else(|| bytes.damaged())?,
+            ),
             _ => return Err(bytes.damaged()),
         };
         let key = RowKey {

@@ -19,6 +19,8 @@
 
 use std::collections::BTreeSet;
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::codec::{Damaged, Reader, Writer};
 use crate::event::{EventType, TypeSet};
 use crate::row::{Position, RowKey, Span};
@@ -29,9 +31,11 @@ pub const LEAF_ROWS_MAX: usize = 128;
 /// Leaves a node holds before it is split.
 pub const NODE_LEAVES_MAX: usize = 256;
 /// Rows of a timeline without a tree, beyond which it gets one.
-pub const SCAN_ROWS_MAX: usize = 512;
+pub const SCAN_ROWS_MAX: usize = 128;
 /// Rows a part takes before a new one is begun.
 pub const PART_ROWS_MAX: u64 = 100_000;
+/// Rows of a contact's timeline, from which on they stand once more by campaign.
+pub const PAIR_ROWS_MIN: u64 = 1_024;
 
 /// The cell of the root.
 pub const ROOT_CELL: u32 = 0;
@@ -46,6 +50,7 @@ pub struct Sizes {
     pub node_leaves_max: usize,
     pub scan_rows_max: usize,
     pub part_rows_max: u64,
+    pub pair_rows_min: u64,
 }
 
 impl Default for Sizes {
@@ -55,6 +60,7 @@ impl Default for Sizes {
             node_leaves_max: NODE_LEAVES_MAX,
             scan_rows_max: SCAN_ROWS_MAX,
             part_rows_max: PART_ROWS_MAX,
+            pair_rows_min: PAIR_ROWS_MIN,
         }
     }
 }
@@ -75,7 +81,8 @@ impl Counts {
 
     /// How many rows of `types`.
     pub fn matching(&self, types: TypeSet) -> u64 {
-        types.iter().map(|event_type| u64::from(self.0[event_type as usize])).sum()
+        let counts = self.0.iter().zip(EventType::ALL);
+        counts.map(|(count, event_type)| if types.contains(event_type) { u64::from(*count) } else { 0 }).sum()
     }
 
     /// How many rows.
@@ -139,6 +146,9 @@ pub struct Node {
     pub leaves: Vec<Leaf>,
 }
 
+/// Parts of a timeline; nearly always one.
+pub type Parts = SmallVec<[u32; 2]>;
+
 /// A node as the root knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
@@ -147,7 +157,7 @@ pub struct Entry {
     /// The cell that holds the node.
     pub cell: u32,
     /// Where its rows may stand; new ones go to the last.
-    pub parts: Vec<u32>,
+    pub parts: Parts,
     /// Its rows.
     pub counts: Counts,
 }
@@ -165,10 +175,12 @@ pub struct Root {
     pub oldest: Timestamp,
     /// No row is newer.
     pub newest: Timestamp,
+    /// Whether the rows stand once more by campaign: see [`crate::Subject::ContactCampaign`].
+    pub paired: bool,
 }
 
 const NODE_VERSION: u8 = 1;
-const ROOT_VERSION: u8 = 1;
+const ROOT_VERSION: u8 = 2;
 
 impl Node {
     /// The node of `rows`, which are sorted, over `span`.
@@ -251,8 +263,16 @@ impl Node {
 impl Root {
     /// The root of a tree of one node, in the first part, over everything.
     fn new(counts: Counts, oldest: Timestamp, newest: Timestamp) -> Root {
-        let entry = Entry { from: Position::min(), cell: ROOT_CELL + 1, parts: vec![FIRST_PART], counts };
-        Root { entries: vec![entry], next_cell: ROOT_CELL + 2, next_part: FIRST_PART + 1, oldest, newest }
+        let entry =
+            Entry { from: Position::min(), cell: ROOT_CELL + 1, parts: smallvec![FIRST_PART], counts };
+        Root {
+            entries: vec![entry],
+            next_cell: ROOT_CELL + 2,
+            next_part: FIRST_PART + 1,
+            oldest,
+            newest,
+            paired: false,
+        }
     }
 
     /// Which entry `position` falls in.
@@ -273,6 +293,7 @@ impl Root {
         out.number(u64::from(self.next_part));
         out.signed(self.oldest.0);
         out.signed(self.newest.0);
+        out.byte(u8::from(self.paired));
         let mut before = 0;
         for entry in &self.entries {
             encode_cut(&entry.from, &mut before, &mut out);
@@ -291,10 +312,11 @@ impl Root {
         let mut bytes = Reader::new(stored, ROOT_VERSION, "tally root")?;
         let (next_cell, next_part) = (bytes.small()?, bytes.small()?);
         let (oldest, newest) = (Timestamp(bytes.signed()?), Timestamp(bytes.signed()?));
+        let paired = bytes.byte()? != 0;
         let (mut entries, mut before) = (Vec::<Entry>::new(), 0);
         while !bytes.is_at_end() {
             let (from, cell) = (decode_cut(&mut before, &mut bytes)?, bytes.small()?);
-            let mut parts = Vec::new();
+            let mut parts = Parts::new();
             for _ in 0..bytes.number()? {
                 parts.push(bytes.small()?);
             }
@@ -303,7 +325,11 @@ impl Root {
         let sound = entries.first().is_some_and(|first| first.from == Position::min())
             && entries.is_sorted_by(|one, next| one.from < next.from)
             && entries.iter().all(|entry| !entry.parts.is_empty());
-        if sound { Ok(Root { entries, next_cell, next_part, oldest, newest }) } else { Err(bytes.damaged()) }
+        if sound {
+            Ok(Root { entries, next_cell, next_part, oldest, newest, paired })
+        } else {
+            Err(bytes.damaged())
+        }
     }
 }
 
@@ -335,6 +361,8 @@ pub struct Tree {
     nodes: Vec<(u32, OwnedNode)>,
     sizes: Sizes,
     splits: Splits,
+    /// Whether the root must be written though no node changed.
+    root_is_dirty: bool,
 }
 
 #[derive(Debug)]
@@ -369,7 +397,7 @@ pub struct LeafRead {
     /// What the leaf covers.
     pub span: Span,
     /// Where its rows may stand.
-    pub parts: Vec<u32>,
+    pub parts: Parts,
 }
 
 /// A node that must be read before its stretch is written to.
@@ -380,7 +408,7 @@ pub struct NodeRead {
     /// What the root says it covers.
     pub span: Span,
     /// Where its rows may stand.
-    pub parts: Vec<u32>,
+    pub parts: Parts,
 }
 
 impl Tree {
@@ -395,14 +423,15 @@ impl Tree {
         };
         let owned = OwnedNode { node, rows: vec![Some(rows)], dirty: true, used: 0 };
         let splits = Splits { built: true, ..Splits::default() };
-        let mut tree = Tree { nodes: vec![(root.entries[0].cell, owned)], root, sizes, splits };
+        let nodes = vec![(root.entries[0].cell, owned)];
+        let mut tree = Tree { root, nodes, sizes, splits, root_is_dirty: false };
         tree.settle();
         tree
     }
 
     /// The tree as an earlier owner left it.
     pub fn take_over(root: Root, sizes: Sizes) -> Tree {
-        Tree { root, nodes: Vec::new(), sizes, splits: Splits::default() }
+        Tree { root, nodes: Vec::new(), sizes, splits: Splits::default(), root_is_dirty: false }
     }
 
     /// The root.
@@ -534,10 +563,16 @@ impl Tree {
                 cells.push((*cell, owned.node.encode()));
             }
         }
-        if !cells.is_empty() {
+        if std::mem::take(&mut self.root_is_dirty) || !cells.is_empty() {
             cells.push((ROOT_CELL, self.root.encode()));
         }
         cells
+    }
+
+    /// Says in the root that the rows stand once more by campaign.
+    pub fn set_paired(&mut self) {
+        self.root.paired = true;
+        self.root_is_dirty = true;
     }
 
     /// What grew since this was last asked.
@@ -710,7 +745,7 @@ impl Tree {
             self.root.entries.push(Entry {
                 from: end,
                 cell,
-                parts: vec![next_part],
+                parts: smallvec![next_part],
                 counts: Counts::default(),
             });
             self.root.next_cell = cell + 1;
@@ -730,7 +765,13 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    const SMALL: Sizes = Sizes { leaf_rows_max: 4, node_leaves_max: 3, scan_rows_max: 2, part_rows_max: 20 };
+    const SMALL: Sizes = Sizes {
+        leaf_rows_max: 4,
+        node_leaves_max: 3,
+        scan_rows_max: 2,
+        part_rows_max: 20,
+        pair_rows_min: 10,
+    };
 
     fn key(at: i64, id: &str, event_type: EventType) -> RowKey {
         RowKey { position: Position { at: Timestamp(at), id: id.into() }, event_type }
@@ -846,7 +887,8 @@ mod tests {
         }
         store.check();
         assert!(tree.root().entries.iter().all(|entry| entry.parts.len() == 1));
-        let parts: BTreeSet<u32> = tree.root().entries.iter().flat_map(|entry| entry.parts.clone()).collect();
+        let parts: BTreeSet<u32> =
+            tree.root().entries.iter().flat_map(|entry| entry.parts.to_vec()).collect();
         assert!(parts.len() > 10, "{parts:?}");
     }
 

@@ -5,11 +5,21 @@ use std::ops::Range;
 
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
-use timeline::{AccountId, EventType, Id, Position, Span, TimelineId, Timestamp};
+use timeline::{AccountId, EventType, Id, Position, Span, Subject, TimelineId, Timestamp};
 
-/// Account, subject, part, type, time, event id: all rows of a type in a span are one range.
-pub(super) fn row(timeline: &TimelineId, part: u32, key: &RowKey) -> Vec<u8> {
-    with_position(rows_of(timeline, part, key.event_type), &key.position)
+/// Account, subject, part: what the keys of a part's rows begin with. Behind it come type, time and event id: all rows of a type
+/// in a span are one range.
+pub(super) fn part_of(timeline: &TimelineId, part: u32) -> Vec<u8> {
+    let mut key = prefix(timeline);
+    key.extend(part.to_be_bytes());
+    key
+}
+
+/// Makes `key`, which begins with a part, the key of a row of it.
+pub(super) fn set_row(key: &mut Vec<u8>, part_bytes: usize, row: &RowKey) {
+    key.truncate(part_bytes);
+    key.push(row.event_type as u8);
+    push_position(key, &row.position);
 }
 
 /// The range of the rows of one type in `span`.
@@ -20,21 +30,15 @@ pub(super) fn rows(timeline: &TimelineId, part: u32, event_type: EventType, span
 
 /// The range of all rows of a part.
 pub(super) fn rows_of_part(timeline: &TimelineId, part: u32) -> Range<Vec<u8>> {
-    let mut first = prefix(timeline);
-    first.extend(part.to_be_bytes());
+    let first = part_of(timeline, part);
     let mut end = first.clone();
     end.push(u8::MAX);
     first..end
 }
 
-/// How long the keys of a timeline's rows are before the type.
-pub(super) fn rows_head_bytes(timeline: &TimelineId) -> usize {
-    prefix(timeline).len() + 4
-}
-
-/// What a row is and where it stands, from its key behind its head; `None` where it is no key of ours.
-pub(super) fn row_key(row: &[u8], head_bytes: usize) -> Option<RowKey> {
-    let (event_type, place) = row.get(head_bytes..)?.split_first()?;
+/// What a row is and where it stands, from its key, which begins with its part; `None` where it is no key of ours.
+pub(super) fn row_key(row: &[u8], part_bytes: usize) -> Option<RowKey> {
+    let (event_type, place) = row.get(part_bytes..)?.split_first()?;
     let (at, id) = place.split_first_chunk()?;
     let at = Timestamp((u64::from_be_bytes(*at) ^ SIGN).cast_signed());
     let position = Position { at, id: std::str::from_utf8(id).ok()?.into() };
@@ -73,7 +77,7 @@ pub(super) fn reference(key: &ReferenceKey) -> Vec<u8> {
 
 /// Account, subject.
 pub(super) fn known(timeline: &TimelineId) -> Vec<u8> {
-    texts(b'k', [timeline.account.as_str(), &timeline.subject.to_string()])
+    [b"k", prefix(timeline).as_slice()].concat()
 }
 
 /// Scope.
@@ -89,28 +93,44 @@ pub(super) fn api_key(id: &str) -> Vec<u8> {
 /// The offset that was committed.
 pub(super) const COMMITTED_OFFSET: &[u8] = b"o";
 
+/// The form of the store.
+pub(super) const FORMAT: &[u8] = b"f";
+
 /// What turns the sign bit.
 const SIGN: u64 = 1 << 63;
 
 fn rows_of(timeline: &TimelineId, part: u32, event_type: EventType) -> Vec<u8> {
-    let mut key = prefix(timeline);
-    key.extend(part.to_be_bytes());
+    let mut key = part_of(timeline, part);
     key.push(event_type as u8);
     key
 }
 
 fn with_position(mut key: Vec<u8>, position: &Position) -> Vec<u8> {
-    key.extend(ordered(position.at));
-    key.extend_from_slice(position.id.as_bytes());
+    push_position(&mut key, position);
     key
 }
 
+fn push_position(key: &mut Vec<u8>, position: &Position) {
+    key.extend(ordered(position.at));
+    key.extend_from_slice(position.id.as_bytes());
+}
+
+/// Account and subject. A UUID is of one length, and needs no end.
 fn prefix(timeline: &TimelineId) -> Vec<u8> {
     let mut key = Vec::with_capacity(192);
     key.extend_from_slice(timeline.account.as_str().as_bytes());
     key.push(0);
-    key.extend_from_slice(timeline.subject.to_string().as_bytes());
-    key.push(0);
+    let (contact, id) = match &timeline.subject {
+        Subject::Campaign(id) => (None, Some(id)),
+        Subject::Contact(contact) => (Some(contact), None),
+        Subject::ContactCampaign(contact, id) => (Some(contact), Some(id)),
+    };
+    key.push(u8::from(contact.is_some()) | u8::from(id.is_some()) << 1);
+    key.extend(contact.into_iter().flat_map(|contact| contact.as_bytes()));
+    if let Some(id) = id {
+        key.extend_from_slice(id.as_str().as_bytes());
+        key.push(0);
+    }
     key
 }
 
@@ -141,13 +161,20 @@ mod tests {
             .prop_map(|(at, id)| Position { at: Timestamp(at), id: id.into() })
     }
 
+    fn row(timeline: &TimelineId, part: u32, row: &RowKey) -> Vec<u8> {
+        let mut key = part_of(timeline, part);
+        let part_bytes = key.len();
+        set_row(&mut key, part_bytes, row);
+        key
+    }
+
     proptest! {
         #[test]
         fn keys_are_in_the_order_of_positions(one in position(), other in position()) {
             let timeline = campaign("a", "c");
             let key = |position: &Position| row(&timeline, 7, &RowKey { position: position.clone(), event_type: EventType::Opened });
             prop_assert_eq!(key(&one).cmp(&key(&other)), one.cmp(&other));
-            let read = row_key(&key(&one), rows_head_bytes(&timeline));
+            let read = row_key(&key(&one), part_of(&timeline, 7).len());
             prop_assert_eq!(read, Some(RowKey { position: one, event_type: EventType::Opened }));
         }
     }

@@ -23,7 +23,13 @@ fn campaign(name: &str) -> TimelineId {
 
 fn row(at: i64, id: &str, stamp: i64, expires_at: i64) -> RowWrite {
     let key = RowKey { position: Position { at: Timestamp(at), id: id.into() }, event_type: EventType::Sent };
-    RowWrite { key, stamp, expires_at: Timestamp(expires_at), body: stamp.to_le_bytes().to_vec() }
+    RowWrite {
+        key,
+        stamp,
+        expires_at: Timestamp(expires_at),
+        body: stamp.to_le_bytes().to_vec(),
+        is_new: false,
+    }
 }
 
 async fn write(store: &EmbeddedStore, now: i64, rows: Vec<RowWrite>) {
@@ -37,7 +43,7 @@ async fn read(store: &EmbeddedStore) -> Vec<StoredRow> {
 }
 
 async fn read_span(store: &EmbeddedStore, span: &Span) -> Vec<StoredRow> {
-    store.read_rows(&campaign("c"), 0, TypeSet::ALL, span, Columns::All).await.expect("read")
+    store.read_rows(&campaign("c"), 0, TypeSet::ALL, span, Columns::All, usize::MAX).await.expect("read")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

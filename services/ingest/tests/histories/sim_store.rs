@@ -147,6 +147,7 @@ impl EventStore for SimStore {
         types: TypeSet,
         span: &Span,
         columns: Columns,
+        _limit: usize,
     ) -> Result<Vec<StoredRow>, StoreError> {
         let missed = self.fault == Fault::MemoryOnly && columns == Columns::Keys && *span != Span::all();
         self.read("read_rows", |state| {
