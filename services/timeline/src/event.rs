@@ -4,8 +4,10 @@
 //! the field and what was expected; the message's bytes go to the dead-letter topic as they came.
 
 use std::borrow::Cow;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{Deserializer, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -234,7 +236,7 @@ pub struct Bounce {
 }
 
 /// What was bought: product identity, never an amount.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "named as the wire format names them")]
 pub struct Purchase {
     pub order_uuid: Box<str>,
@@ -294,11 +296,23 @@ impl Refusal {
 }
 
 /// Decodes one message of `mail.events`, whose broker timestamp is `appended_at`.
+///
+/// Fields are read as text at once. Where one turns out to be something else, or anything at all is wrong with the JSON, the
+/// message is read again, each field kept as it was written, so that the refusal can say what is wrong. Both ways lead to
+/// [`event_of`].
 pub fn decode_event(message: &[u8], appended_at: Timestamp) -> Result<Event, Refusal> {
-    if message.len() > MESSAGE_BYTES_MAX {
-        return Err(too_large(message.len()));
+    let json = object_json(message)?;
+    match serde_json::from_str::<RawEvent<'_, Text<'_>>>(json) {
+        Ok(raw) => event_of(raw, appended_at),
+        Err(_) => decode_precisely(json, appended_at),
     }
-    let raw: RawEvent<'_> = parse_object(message)?;
+}
+
+fn decode_precisely(json: &str, appended_at: Timestamp) -> Result<Event, Refusal> {
+    event_of(parse_object::<RawEvent<'_, &RawValue>>(json)?, appended_at)
+}
+
+fn event_of<'a, T: TextField<'a>>(raw: RawEvent<'a, T>, appended_at: Timestamp) -> Result<Event, Refusal> {
     let account = required("account_id", raw.account_id, AccountId::EXPECTED, AccountId::parse)?;
     let id = required("id", raw.id, Id::EXPECTED, Id::parse)?;
     let type_name =
@@ -346,25 +360,76 @@ pub fn decode_event(message: &[u8], appended_at: Timestamp) -> Result<Event, Ref
     })
 }
 
+/// A raw event whose text was read as `T`.
 #[derive(Deserialize)]
-struct RawEvent<'a> {
+struct RawEvent<'a, T> {
+    account_id: Option<T>,
+    id: Option<T>,
+    r#type: Option<T>,
+    occurred_at: Option<T>,
+    contact_id: Option<T>,
+    email: Option<T>,
+    message_id: Option<T>,
+    campaign_id: Option<T>,
+    automation_id: Option<T>,
+    list_id: Option<T>,
+    step_id: Option<T>,
+    url: Option<T>,
+    link: Option<T>,
     #[serde(borrow)]
-    account_id: Option<&'a RawValue>,
-    id: Option<&'a RawValue>,
-    r#type: Option<&'a RawValue>,
-    occurred_at: Option<&'a RawValue>,
-    contact_id: Option<&'a RawValue>,
-    email: Option<&'a RawValue>,
-    message_id: Option<&'a RawValue>,
-    campaign_id: Option<&'a RawValue>,
-    automation_id: Option<&'a RawValue>,
-    list_id: Option<&'a RawValue>,
-    step_id: Option<&'a RawValue>,
-    url: Option<&'a RawValue>,
-    link: Option<&'a RawValue>,
     bounce: Option<&'a RawValue>,
     purchase: Option<&'a RawValue>,
     metadata: Option<&'a RawValue>,
+}
+
+/// A field that should be text, as it was read.
+pub(crate) trait TextField<'a> {
+    /// Its text; `null` is absent.
+    fn text(self, field: &str) -> Result<Option<Cow<'a, str>>, Refusal>;
+}
+
+/// A field that was read as text; borrowed where nothing in it is escaped.
+pub(crate) struct Text<'a>(pub(crate) Cow<'a, str>);
+
+impl<'a> TextField<'a> for Text<'a> {
+    fn text(self, _field: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
+        Ok(Some(self.0))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text<'a>, D::Error> {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+/// A field as it was written.
+impl<'a> TextField<'a> for &'a RawValue {
+    fn text(self, field: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
+        let Some(raw) = present(Some(self)) else { return Ok(None) };
+        if !raw.starts_with('"') {
+            return Err(Refusal::invalid(field, "text"));
+        }
+        let text: Text<'_> =
+            serde_json::from_str(raw).map_err(|_| Refusal::invalid(field, "text of valid Unicode"))?;
+        Ok(Some(text.0))
+    }
 }
 
 #[derive(Deserialize)]
@@ -384,7 +449,7 @@ struct RawPurchase<'a> {
     is_subscription: Option<&'a RawValue>,
 }
 
-fn occurred_at(raw: Option<&RawValue>, appended_at: Timestamp) -> Result<Timestamp, Refusal> {
+fn occurred_at<'a>(raw: Option<impl TextField<'a>>, appended_at: Timestamp) -> Result<Timestamp, Refusal> {
     let expected = "RFC 3339 with a zone, such as 2026-04-17T14:23:05.123Z";
     let Some(text) = text("occurred_at", raw)? else {
         return Err(Refusal::missing("occurred_at", expected));
@@ -404,7 +469,7 @@ fn occurred_at(raw: Option<&RawValue>, appended_at: Timestamp) -> Result<Timesta
     Ok(read.at)
 }
 
-fn link(raw: Option<&RawValue>) -> Result<Link, Refusal> {
+fn link<'a>(raw: Option<impl TextField<'a>>) -> Result<Link, Refusal> {
     match text("link", raw)?.as_deref() {
         None | Some("content") => Ok(Link::Content),
         Some("unsubscribe") => Ok(Link::Unsubscribe),
@@ -493,28 +558,39 @@ fn servable_bytes(json: &str) -> Option<usize> {
 }
 
 /// The refusal of a message of `bytes` bytes.
-pub(crate) fn too_large(bytes: usize) -> Refusal {
+fn too_large(bytes: usize) -> Refusal {
     Refusal::new(
         code::TOO_LARGE,
         format!("the message has {bytes} bytes: expected at most {MESSAGE_BYTES_MAX}"),
     )
 }
 
-/// Reads a message that must be one JSON object.
-pub(crate) fn parse_object<'a, T: Deserialize<'a>>(message: &'a [u8]) -> Result<T, Refusal> {
-    let malformed = |what: String| Refusal::new(code::MALFORMED_JSON, what);
-    let text = std::str::from_utf8(message).map_err(|error| {
+/// The text of a message that should be one JSON object.
+pub(crate) fn object_json(message: &[u8]) -> Result<&str, Refusal> {
+    if message.len() > MESSAGE_BYTES_MAX {
+        return Err(too_large(message.len()));
+    }
+    let json = std::str::from_utf8(message).map_err(|error| {
         malformed(format!(
             "the message is not UTF-8 after byte {}: expected one JSON object",
             error.valid_up_to()
         ))
     })?;
     // serde would take an array for a struct.
-    if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
-        return Err(malformed("the message is no JSON object: expected {…}".into()));
+    if !json.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
+        return Err(malformed("the message is no JSON object: expected {…}"));
     }
-    serde_json::from_str(text)
+    Ok(json)
+}
+
+/// Reads the text of a message.
+pub(crate) fn parse_object<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Refusal> {
+    serde_json::from_str(json)
         .map_err(|error| malformed(format!("the message is not JSON: {error}; expected one object")))
+}
+
+fn malformed(what: impl Into<String>) -> Refusal {
+    Refusal::new(code::MALFORMED_JSON, what)
 }
 
 fn object<'a, T: Deserialize<'a>>(
@@ -532,44 +608,33 @@ fn object<'a, T: Deserialize<'a>>(
 }
 
 /// A field's text; `null` is absent.
-pub(crate) fn text<'a>(field: &str, raw: Option<&'a RawValue>) -> Result<Option<Cow<'a, str>>, Refusal> {
-    let Some(raw) = present(raw) else { return Ok(None) };
-    if !raw.starts_with('"') {
-        return Err(Refusal::invalid(field, "text"));
-    }
-    // Most strings have no escapes and need no second parse.
-    let inner = &raw[1..raw.len() - 1];
-    if !inner.contains('\\') {
-        return Ok(Some(Cow::Borrowed(inner)));
-    }
-    serde_json::from_str(raw)
-        .map(|text: String| Some(Cow::Owned(text)))
-        .map_err(|_| Refusal::invalid(field, "text of valid Unicode"))
+pub(crate) fn text<'a>(field: &str, raw: Option<impl TextField<'a>>) -> Result<Option<Cow<'a, str>>, Refusal> {
+    raw.map_or(Ok(None), |raw| raw.text(field))
 }
 
 fn present(raw: Option<&RawValue>) -> Option<&str> {
     raw.map(RawValue::get).filter(|raw| *raw != "null")
 }
 
-pub(crate) fn required<T>(
+pub(crate) fn required<'a, T>(
     field: &str,
-    raw: Option<&RawValue>,
+    raw: Option<impl TextField<'a>>,
     expected: &str,
     parse: impl Fn(&str) -> Option<T>,
 ) -> Result<T, Refusal> {
     optional(field, raw, expected, parse)?.ok_or_else(|| Refusal::missing(field, expected))
 }
 
-pub(crate) fn optional<T>(
+pub(crate) fn optional<'a, T>(
     field: &str,
-    raw: Option<&RawValue>,
+    raw: Option<impl TextField<'a>>,
     expected: &str,
     parse: impl Fn(&str) -> Option<T>,
 ) -> Result<Option<T>, Refusal> {
     text(field, raw)?.map(|text| parse(&text).ok_or_else(|| Refusal::invalid(field, expected))).transpose()
 }
 
-fn optional_id(field: &str, raw: Option<&RawValue>) -> Result<Option<Id>, Refusal> {
+fn optional_id<'a>(field: &str, raw: Option<impl TextField<'a>>) -> Result<Option<Id>, Refusal> {
     optional(field, raw, Id::EXPECTED, Id::parse)
 }
 
