@@ -82,8 +82,9 @@ pub(crate) fn measure(rounds: usize, events: usize) -> DecodeResult {
 /// A reader's name, and what it does with a message.
 type Reader = (&'static str, fn(&[u8]));
 
-const PLAIN: Reader =
-    ("serde_json, plain struct", |message| keep(serde_json::from_slice::<PlainEvent<Box<RawValue>>>(message)));
+const PLAIN: Reader = ("serde_json, plain struct", |message| {
+    keep(serde_json::from_slice::<PlainEvent<Box<RawValue>>>(message))
+});
 const TO_ROWS: Reader = ("decoded to rows", |message| keep(to_rows(message)));
 const OTHER_CRATES: [Reader; 0] = [];
 
@@ -160,7 +161,8 @@ fn measure_beside(others: &[Reader], rounds: usize, events: usize) -> DecodeResu
             ratio: percentiles(ratios),
         }
     });
-    let mean = |of: &dyn Fn(&[u8]) -> usize| messages.iter().map(|m| of(m)).sum::<usize>() as f64 / events as f64;
+    let mean =
+        |of: &dyn Fn(&[u8]) -> usize| messages.iter().map(|m| of(m)).sum::<usize>() as f64 / events as f64;
     let mut next = || speeds.next().expect("three readers at least");
     DecodeResult {
         events,
@@ -259,7 +261,8 @@ fn message(rng: &mut StdRng) -> String {
     );
     let of_mail = !matches!(r#type, "subscribe" | "global_resubscribe" | "purchase" | "create" | "import");
     if of_mail {
-        json += &format!(r#","message_id":"{}","campaign_id":"cmp_{}""#, uuid(rng), rng.random_range(1..10_000));
+        json +=
+            &format!(r#","message_id":"{}","campaign_id":"cmp_{}""#, uuid(rng), rng.random_range(1..10_000));
     }
     if of_mail && rng.random_bool(0.3) {
         json += &format!(r#","automation_id":"aut_{}","step_id":"step_{}""#, reader % 100, reader % 7);
@@ -270,7 +273,9 @@ fn message(rng: &mut StdRng) -> String {
     match r#type {
         "open" | "click" => {
             if r#type == "click" {
-                json += &format!(r#","url":"https://books.example/products/{reader}?utm_source=spring&utm_medium=email""#);
+                json += &format!(
+                    r#","url":"https://books.example/products/{reader}?utm_source=spring&utm_medium=email""#
+                );
             }
             let (agent, country) = (AGENTS[reader as usize % 3], COUNTRIES[reader as usize % 4]);
             json += &format!(r#","metadata":{{"user_agent":"{agent}","ip_country":"{country}"}}"#);

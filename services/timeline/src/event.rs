@@ -4,9 +4,7 @@
 //! the field and what was expected; the message's bytes go to the dead-letter topic as they came.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -389,33 +387,13 @@ pub(crate) trait TextField<'a> {
 }
 
 /// A field that was read as text; borrowed where nothing in it is escaped.
-pub(crate) struct Text<'a>(pub(crate) Cow<'a, str>);
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
 impl<'a> TextField<'a> for Text<'a> {
     fn text(self, _field: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
         Ok(Some(self.0))
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Text<'a>, D::Error> {
-        struct TextVisitor;
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Text<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(TextVisitor)
     }
 }
 
@@ -518,6 +496,9 @@ fn metadata(raw: Option<&RawValue>) -> Result<Option<Box<str>>, Refusal> {
         return Err(Refusal::invalid("metadata", "an object of up to 8 KiB"));
     }
     // What is stored is served as it came: one event must not make a page that its reader's parser refuses.
+    if is_plainly_servable(raw) {
+        return Ok(Some(raw.into()));
+    }
     let bytes = servable_bytes(raw).ok_or_else(|| {
         Refusal::invalid("metadata", "an object at most 64 levels deep, its text valid Unicode")
     })?;
@@ -525,6 +506,12 @@ fn metadata(raw: Option<&RawValue>) -> Result<Option<Box<str>>, Refusal> {
         return Err(Refusal::invalid("metadata", "an object of up to 8 KiB"));
     }
     Ok(Some(raw.into()))
+}
+
+/// Whether valid JSON is short, flat and free of escapes, as nearly all is: then there is nothing to look for.
+fn is_plainly_servable(json: &str) -> bool {
+    let opened = || json.bytes().filter(|byte| (*byte == b'{') | (*byte == b'[')).count();
+    json.len() <= METADATA_BYTES_MAX && !json.contains('\\') && opened() <= METADATA_DEPTH_MAX as usize
 }
 
 /// How long valid JSON is without white space; `None` where it nests too deep or escapes half a surrogate pair.
@@ -608,7 +595,10 @@ fn object<'a, T: Deserialize<'a>>(
 }
 
 /// A field's text; `null` is absent.
-pub(crate) fn text<'a>(field: &str, raw: Option<impl TextField<'a>>) -> Result<Option<Cow<'a, str>>, Refusal> {
+pub(crate) fn text<'a>(
+    field: &str,
+    raw: Option<impl TextField<'a>>,
+) -> Result<Option<Cow<'a, str>>, Refusal> {
     raw.map_or(Ok(None), |raw| raw.text(field))
 }
 
@@ -646,6 +636,7 @@ fn excerpt(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
@@ -702,6 +693,128 @@ mod tests {
             decode_event(&vec![b' '; MESSAGE_BYTES_MAX + 1], NOW).expect_err("large").code,
             code::TOO_LARGE
         );
+    }
+
+    /// Values that a field may be given: right ones, wrong ones, and ones that are written in unusual ways.
+    fn value() -> impl Strategy<Value = String> {
+        let odd = [
+            "null",
+            "true",
+            "-0.5e+7",
+            "1e999",
+            "[]",
+            "[[{}]]",
+            "{}",
+            r#""""#,
+            r#""a b""#,
+            r#""\ud800""#,
+            r#""\ud83d\ude00""#,
+            r#""\udc00\ud800""#,
+            r#""\/a\u0041\n""#,
+            r#""\x""#,
+            "\"\u{1}\"",
+            r#""ä\u00e4""#,
+            "nul",
+            "\"open",
+            "1 2",
+            "'a'",
+        ];
+        let right = [
+            r#""e1""#,
+            r#""A-b_c.d:e""#,
+            r#""open""#,
+            r#""click""#,
+            r#""bounce""#,
+            r#""purchased""#,
+            r#""op\u0065n""#,
+            r#""2026-04-17T14:23:05Z""#,
+            r#""2026-04-17t14:23:05.123456+02:00""#,
+            r#""2029-01-01T00:00:00Z""#,
+            r#""123e4567-e89b-12d3-a456-426614174000""#,
+            r#""123E4567-E89B-12D3-A456-42661417400A""#,
+            r#""hard""#,
+            r#""https:\/\/a.example\/?b=c""#,
+            r#""unsubscribe""#,
+            r#"{"type":"hard","reason":"550"}"#,
+            r#"{"type":null,"type":"soft"}"#,
+            r#"{"order_uuid":"o","product_uuid":"p","product_name":"n","is_subscription":true}"#,
+            r#"{"order_uuid":"o","product_uuid":"","product_name":"n","is_subscription":1}"#,
+            r#"{ "user_agent" : "a\u0042", "url":"b", "c" : [ 1e400 , {} ] }"#,
+            r#"["hard","550"]"#,
+        ];
+        prop_oneof![
+            2 => prop::sample::select(odd.map(String::from).to_vec()),
+            3 => prop::sample::select(right.map(String::from).to_vec()),
+        ]
+    }
+
+    /// Messages of a valid event's fields, some of them given other values, left out, said twice or named in unusual ways; and
+    /// now and then bytes that are wrong anywhere.
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        let names = [
+            "account_id",
+            "id",
+            "type",
+            "occurred_at",
+            "contact_id",
+            "email",
+            "message_id",
+            "campaign_id",
+            "automation_id",
+            "list_id",
+            "step_id",
+            "url",
+            "link",
+            "bounce",
+            "purchase",
+            "metadata",
+            r"t\u0079pe",
+            "unknown",
+            r"\ud800",
+            "",
+        ];
+        let base = [
+            ("id", r#""e1""#),
+            ("account_id", r#""a""#),
+            ("type", r#""open""#),
+            ("occurred_at", r#""2026-04-17T14:23:05Z""#),
+            ("contact_id", r#""123e4567-e89b-12d3-a456-426614174000""#),
+        ];
+        let base = base.map(|(name, value)| (name, value.to_owned()));
+        let fields = prop::collection::vec((prop::sample::select(names.to_vec()), value()), 0..5);
+        let bytes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..2);
+        (fields, any::<bool>(), prop::sample::select(vec!["", " ", "\n\t"]), bytes).prop_map(
+            move |(changed, repeat, blank, bytes)| {
+                let kept =
+                    base.iter().filter(|(name, _)| repeat || changed.iter().all(|(other, _)| other != name));
+                let fields =
+                    kept.chain(&changed).map(|(name, value)| format!("\"{name}\"{blank}:{value}{blank}"));
+                let mut message =
+                    format!("{blank}{{{}}}{blank}", fields.collect::<Vec<_>>().join(",")).into_bytes();
+                for (at, byte) in bytes {
+                    let at = at.index(message.len());
+                    message[at] = byte;
+                }
+                message
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn text_read_at_once_decides_as_the_second_reading_does(message in message()) {
+            let precisely = object_json(&message).and_then(|json| decode_precisely(json, NOW));
+            prop_assert_eq!(decode_event(&message, NOW), precisely);
+        }
+
+        #[test]
+        fn what_needs_no_look_has_nothing_to_find(json in r#"[\[{}\]" a]{0,200}"#) {
+            if is_plainly_servable(&json) && serde_json::from_str::<&RawValue>(&json).is_ok() {
+                prop_assert!(servable_bytes(&json).is_some_and(|bytes| bytes <= METADATA_BYTES_MAX));
+            }
+        }
     }
 
     #[test]

@@ -238,9 +238,10 @@ fn encode_body(rank: u16, contact: Option<Uuid>, texts: [Option<&str>; 7]) -> Ve
     let bytes: usize = texts.iter().flatten().map(|text| text.len() + 2).sum();
     let mut out = Writer::with_capacity(BODY_VERSION, bytes + 24);
     out.number(u64::from(rank));
-    let present = texts.iter().enumerate().fold(u8::from(contact.is_some()), |bits, (at, text)| {
-        bits | u8::from(text.is_some()) << (at + 1)
-    });
+    let present = texts
+        .iter()
+        .enumerate()
+        .fold(u8::from(contact.is_some()), |bits, (at, text)| bits | u8::from(text.is_some()) << (at + 1));
     out.byte(present);
     if let Some(contact) = contact {
         out.raw(contact.as_bytes());
