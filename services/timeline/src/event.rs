@@ -810,10 +810,13 @@ mod tests {
         }
 
         #[test]
-        fn what_needs_no_look_has_nothing_to_find(json in r#"[\[{}\]" a]{0,200}"#) {
-            if is_plainly_servable(&json) && serde_json::from_str::<&RawValue>(&json).is_ok() {
-                prop_assert!(servable_bytes(&json).is_some_and(|bytes| bytes <= METADATA_BYTES_MAX));
+        fn metadata_that_needs_no_look_has_nothing_to_find(depth in 0_usize..80, text in r#"[\[{}a ]{0,60}"#) {
+            let json = format!(r#"{{"a":{}"{text}"{}}}"#, "[".repeat(depth), "]".repeat(depth));
+            let bytes = servable_bytes(&json);
+            if is_plainly_servable(&json) {
+                prop_assert!(bytes.is_some_and(|bytes| bytes <= METADATA_BYTES_MAX));
             }
+            prop_assert_eq!(bytes.is_some(), depth < METADATA_DEPTH_MAX as usize);
         }
     }
 

@@ -60,17 +60,19 @@ fn parse_opaque(text: &str, colon: bool) -> Option<Box<str>> {
         return None;
     }
     // Every byte is looked at whatever the ones before it are, so that the compiler takes many at once.
-    let allowed = text.bytes().fold(true, |allowed, byte| {
-        let letter = (byte | 0x20).wrapping_sub(b'a') < 26;
-        let digit = byte.wrapping_sub(b'0') < 10;
+    let (mut allowed, mut upper) = (true, false);
+    for byte in text.bytes() {
+        let is_upper = byte.wrapping_sub(b'A') < 26;
+        let lower_or_digit = (byte.wrapping_sub(b'a') < 26) | (byte.wrapping_sub(b'0') < 10);
         let mark = (byte == b'_') | (byte == b'.') | (byte == b'-') | (colon & (byte == b':'));
-        allowed & (letter | digit | mark)
-    });
+        allowed &= is_upper | lower_or_digit | mark;
+        upper |= is_upper;
+    }
     if !allowed {
         return None;
     }
     let mut id: Box<str> = text.into();
-    if is_uuid(text) {
+    if upper && is_uuid(text) {
         id.make_ascii_lowercase();
     }
     Some(id)
