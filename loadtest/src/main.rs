@@ -8,6 +8,7 @@
 //!
 //! Everything stays on this machine: a server that is not on the loopback interface is refused.
 
+mod decode;
 mod dev;
 mod mix;
 mod pages;
@@ -27,6 +28,7 @@ struct Program {
 
 #[derive(Subcommand)]
 enum Command {
+    Decode(decode::Options),
     Pages(pages::Options),
 }
 
@@ -35,6 +37,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let program = Program::parse();
     let work = async {
         match program.command {
+            Command::Decode(options) => decode::run(&options),
             Command::Pages(options) => Box::pin(pages::run(options)).await,
         }
     };

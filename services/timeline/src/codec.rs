@@ -19,6 +19,13 @@ impl Writer {
         Writer(vec![version])
     }
 
+    /// A record of form `version` that will have about `bytes` bytes.
+    pub fn with_capacity(version: u8, bytes: usize) -> Writer {
+        let mut record = Vec::with_capacity(bytes);
+        record.push(version);
+        Writer(record)
+    }
+
     /// One byte.
     pub fn byte(&mut self, byte: u8) {
         self.0.push(byte);

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -234,7 +234,7 @@ pub struct Bounce {
 }
 
 /// What was bought: product identity, never an amount.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "named as the wire format names them")]
 pub struct Purchase {
     pub order_uuid: Box<str>,
@@ -294,11 +294,23 @@ impl Refusal {
 }
 
 /// Decodes one message of `mail.events`, whose broker timestamp is `appended_at`.
+///
+/// Fields are read as text at once. Where one turns out to be something else, or anything at all is wrong with the JSON, the
+/// message is read again, each field kept as it was written, so that the refusal can say what is wrong. Both ways lead to
+/// [`event_of`].
 pub fn decode_event(message: &[u8], appended_at: Timestamp) -> Result<Event, Refusal> {
-    if message.len() > MESSAGE_BYTES_MAX {
-        return Err(too_large(message.len()));
+    let json = object_json(message)?;
+    match serde_json::from_str::<RawEvent<'_, Text<'_>>>(json) {
+        Ok(raw) => event_of(raw, appended_at),
+        Err(_) => decode_precisely(json, appended_at),
     }
-    let raw: RawEvent<'_> = parse_object(message)?;
+}
+
+fn decode_precisely(json: &str, appended_at: Timestamp) -> Result<Event, Refusal> {
+    event_of(parse_object::<RawEvent<'_, &RawValue>>(json)?, appended_at)
+}
+
+fn event_of<'a, T: TextField<'a>>(raw: RawEvent<'a, T>, appended_at: Timestamp) -> Result<Event, Refusal> {
     let account = required("account_id", raw.account_id, AccountId::EXPECTED, AccountId::parse)?;
     let id = required("id", raw.id, Id::EXPECTED, Id::parse)?;
     let type_name =
@@ -346,25 +358,56 @@ pub fn decode_event(message: &[u8], appended_at: Timestamp) -> Result<Event, Ref
     })
 }
 
+/// A raw event whose text was read as `T`.
 #[derive(Deserialize)]
-struct RawEvent<'a> {
+struct RawEvent<'a, T> {
+    account_id: Option<T>,
+    id: Option<T>,
+    r#type: Option<T>,
+    occurred_at: Option<T>,
+    contact_id: Option<T>,
+    email: Option<T>,
+    message_id: Option<T>,
+    campaign_id: Option<T>,
+    automation_id: Option<T>,
+    list_id: Option<T>,
+    step_id: Option<T>,
+    url: Option<T>,
+    link: Option<T>,
     #[serde(borrow)]
-    account_id: Option<&'a RawValue>,
-    id: Option<&'a RawValue>,
-    r#type: Option<&'a RawValue>,
-    occurred_at: Option<&'a RawValue>,
-    contact_id: Option<&'a RawValue>,
-    email: Option<&'a RawValue>,
-    message_id: Option<&'a RawValue>,
-    campaign_id: Option<&'a RawValue>,
-    automation_id: Option<&'a RawValue>,
-    list_id: Option<&'a RawValue>,
-    step_id: Option<&'a RawValue>,
-    url: Option<&'a RawValue>,
-    link: Option<&'a RawValue>,
     bounce: Option<&'a RawValue>,
     purchase: Option<&'a RawValue>,
     metadata: Option<&'a RawValue>,
+}
+
+/// A field that should be text, as it was read.
+pub(crate) trait TextField<'a> {
+    /// Its text; `null` is absent.
+    fn text(self, field: &str) -> Result<Option<Cow<'a, str>>, Refusal>;
+}
+
+/// A field that was read as text; borrowed where nothing in it is escaped.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
+
+impl<'a> TextField<'a> for Text<'a> {
+    fn text(self, _field: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
+        Ok(Some(self.0))
+    }
+}
+
+/// A field as it was written.
+impl<'a> TextField<'a> for &'a RawValue {
+    fn text(self, field: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
+        let Some(raw) = present(Some(self)) else { return Ok(None) };
+        if !raw.starts_with('"') {
+            return Err(Refusal::invalid(field, "text"));
+        }
+        let text: Text<'_> =
+            serde_json::from_str(raw).map_err(|_| Refusal::invalid(field, "text of valid Unicode"))?;
+        Ok(Some(text.0))
+    }
 }
 
 #[derive(Deserialize)]
@@ -384,7 +427,7 @@ struct RawPurchase<'a> {
     is_subscription: Option<&'a RawValue>,
 }
 
-fn occurred_at(raw: Option<&RawValue>, appended_at: Timestamp) -> Result<Timestamp, Refusal> {
+fn occurred_at<'a>(raw: Option<impl TextField<'a>>, appended_at: Timestamp) -> Result<Timestamp, Refusal> {
     let expected = "RFC 3339 with a zone, such as 2026-04-17T14:23:05.123Z";
     let Some(text) = text("occurred_at", raw)? else {
         return Err(Refusal::missing("occurred_at", expected));
@@ -404,7 +447,7 @@ fn occurred_at(raw: Option<&RawValue>, appended_at: Timestamp) -> Result<Timesta
     Ok(read.at)
 }
 
-fn link(raw: Option<&RawValue>) -> Result<Link, Refusal> {
+fn link<'a>(raw: Option<impl TextField<'a>>) -> Result<Link, Refusal> {
     match text("link", raw)?.as_deref() {
         None | Some("content") => Ok(Link::Content),
         Some("unsubscribe") => Ok(Link::Unsubscribe),
@@ -453,6 +496,9 @@ fn metadata(raw: Option<&RawValue>) -> Result<Option<Box<str>>, Refusal> {
         return Err(Refusal::invalid("metadata", "an object of up to 8 KiB"));
     }
     // What is stored is served as it came: one event must not make a page that its reader's parser refuses.
+    if is_plainly_servable(raw) {
+        return Ok(Some(raw.into()));
+    }
     let bytes = servable_bytes(raw).ok_or_else(|| {
         Refusal::invalid("metadata", "an object at most 64 levels deep, its text valid Unicode")
     })?;
@@ -460,6 +506,12 @@ fn metadata(raw: Option<&RawValue>) -> Result<Option<Box<str>>, Refusal> {
         return Err(Refusal::invalid("metadata", "an object of up to 8 KiB"));
     }
     Ok(Some(raw.into()))
+}
+
+/// Whether valid JSON is short, flat and free of escapes, as nearly all is: then there is nothing to look for.
+fn is_plainly_servable(json: &str) -> bool {
+    let opened = || json.bytes().filter(|byte| (*byte == b'{') | (*byte == b'[')).count();
+    json.len() <= METADATA_BYTES_MAX && !json.contains('\\') && opened() <= METADATA_DEPTH_MAX as usize
 }
 
 /// How long valid JSON is without white space; `None` where it nests too deep or escapes half a surrogate pair.
@@ -493,28 +545,39 @@ fn servable_bytes(json: &str) -> Option<usize> {
 }
 
 /// The refusal of a message of `bytes` bytes.
-pub(crate) fn too_large(bytes: usize) -> Refusal {
+fn too_large(bytes: usize) -> Refusal {
     Refusal::new(
         code::TOO_LARGE,
         format!("the message has {bytes} bytes: expected at most {MESSAGE_BYTES_MAX}"),
     )
 }
 
-/// Reads a message that must be one JSON object.
-pub(crate) fn parse_object<'a, T: Deserialize<'a>>(message: &'a [u8]) -> Result<T, Refusal> {
-    let malformed = |what: String| Refusal::new(code::MALFORMED_JSON, what);
-    let text = std::str::from_utf8(message).map_err(|error| {
+/// The text of a message that should be one JSON object.
+pub(crate) fn object_json(message: &[u8]) -> Result<&str, Refusal> {
+    if message.len() > MESSAGE_BYTES_MAX {
+        return Err(too_large(message.len()));
+    }
+    let json = std::str::from_utf8(message).map_err(|error| {
         malformed(format!(
             "the message is not UTF-8 after byte {}: expected one JSON object",
             error.valid_up_to()
         ))
     })?;
     // serde would take an array for a struct.
-    if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
-        return Err(malformed("the message is no JSON object: expected {…}".into()));
+    if !json.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
+        return Err(malformed("the message is no JSON object: expected {…}"));
     }
-    serde_json::from_str(text)
+    Ok(json)
+}
+
+/// Reads the text of a message.
+pub(crate) fn parse_object<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Refusal> {
+    serde_json::from_str(json)
         .map_err(|error| malformed(format!("the message is not JSON: {error}; expected one object")))
+}
+
+fn malformed(what: impl Into<String>) -> Refusal {
+    Refusal::new(code::MALFORMED_JSON, what)
 }
 
 fn object<'a, T: Deserialize<'a>>(
@@ -532,44 +595,36 @@ fn object<'a, T: Deserialize<'a>>(
 }
 
 /// A field's text; `null` is absent.
-pub(crate) fn text<'a>(field: &str, raw: Option<&'a RawValue>) -> Result<Option<Cow<'a, str>>, Refusal> {
-    let Some(raw) = present(raw) else { return Ok(None) };
-    if !raw.starts_with('"') {
-        return Err(Refusal::invalid(field, "text"));
-    }
-    // Most strings have no escapes and need no second parse.
-    let inner = &raw[1..raw.len() - 1];
-    if !inner.contains('\\') {
-        return Ok(Some(Cow::Borrowed(inner)));
-    }
-    serde_json::from_str(raw)
-        .map(|text: String| Some(Cow::Owned(text)))
-        .map_err(|_| Refusal::invalid(field, "text of valid Unicode"))
+pub(crate) fn text<'a>(
+    field: &str,
+    raw: Option<impl TextField<'a>>,
+) -> Result<Option<Cow<'a, str>>, Refusal> {
+    raw.map_or(Ok(None), |raw| raw.text(field))
 }
 
 fn present(raw: Option<&RawValue>) -> Option<&str> {
     raw.map(RawValue::get).filter(|raw| *raw != "null")
 }
 
-pub(crate) fn required<T>(
+pub(crate) fn required<'a, T>(
     field: &str,
-    raw: Option<&RawValue>,
+    raw: Option<impl TextField<'a>>,
     expected: &str,
     parse: impl Fn(&str) -> Option<T>,
 ) -> Result<T, Refusal> {
     optional(field, raw, expected, parse)?.ok_or_else(|| Refusal::missing(field, expected))
 }
 
-pub(crate) fn optional<T>(
+pub(crate) fn optional<'a, T>(
     field: &str,
-    raw: Option<&RawValue>,
+    raw: Option<impl TextField<'a>>,
     expected: &str,
     parse: impl Fn(&str) -> Option<T>,
 ) -> Result<Option<T>, Refusal> {
     text(field, raw)?.map(|text| parse(&text).ok_or_else(|| Refusal::invalid(field, expected))).transpose()
 }
 
-fn optional_id(field: &str, raw: Option<&RawValue>) -> Result<Option<Id>, Refusal> {
+fn optional_id<'a>(field: &str, raw: Option<impl TextField<'a>>) -> Result<Option<Id>, Refusal> {
     optional(field, raw, Id::EXPECTED, Id::parse)
 }
 
@@ -581,6 +636,7 @@ fn excerpt(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
@@ -637,6 +693,131 @@ mod tests {
             decode_event(&vec![b' '; MESSAGE_BYTES_MAX + 1], NOW).expect_err("large").code,
             code::TOO_LARGE
         );
+    }
+
+    /// Values that a field may be given: right ones, wrong ones, and ones that are written in unusual ways.
+    fn value() -> impl Strategy<Value = String> {
+        let odd = [
+            "null",
+            "true",
+            "-0.5e+7",
+            "1e999",
+            "[]",
+            "[[{}]]",
+            "{}",
+            r#""""#,
+            r#""a b""#,
+            r#""\ud800""#,
+            r#""\ud83d\ude00""#,
+            r#""\udc00\ud800""#,
+            r#""\/a\u0041\n""#,
+            r#""\x""#,
+            "\"\u{1}\"",
+            r#""ä\u00e4""#,
+            "nul",
+            "\"open",
+            "1 2",
+            "'a'",
+        ];
+        let right = [
+            r#""e1""#,
+            r#""A-b_c.d:e""#,
+            r#""open""#,
+            r#""click""#,
+            r#""bounce""#,
+            r#""purchased""#,
+            r#""op\u0065n""#,
+            r#""2026-04-17T14:23:05Z""#,
+            r#""2026-04-17t14:23:05.123456+02:00""#,
+            r#""2029-01-01T00:00:00Z""#,
+            r#""123e4567-e89b-12d3-a456-426614174000""#,
+            r#""123E4567-E89B-12D3-A456-42661417400A""#,
+            r#""hard""#,
+            r#""https:\/\/a.example\/?b=c""#,
+            r#""unsubscribe""#,
+            r#"{"type":"hard","reason":"550"}"#,
+            r#"{"type":null,"type":"soft"}"#,
+            r#"{"order_uuid":"o","product_uuid":"p","product_name":"n","is_subscription":true}"#,
+            r#"{"order_uuid":"o","product_uuid":"","product_name":"n","is_subscription":1}"#,
+            r#"{ "user_agent" : "a\u0042", "url":"b", "c" : [ 1e400 , {} ] }"#,
+            r#"["hard","550"]"#,
+        ];
+        prop_oneof![
+            2 => prop::sample::select(odd.map(String::from).to_vec()),
+            3 => prop::sample::select(right.map(String::from).to_vec()),
+        ]
+    }
+
+    /// Messages of a valid event's fields, some of them given other values, left out, said twice or named in unusual ways; and
+    /// now and then bytes that are wrong anywhere.
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        let names = [
+            "account_id",
+            "id",
+            "type",
+            "occurred_at",
+            "contact_id",
+            "email",
+            "message_id",
+            "campaign_id",
+            "automation_id",
+            "list_id",
+            "step_id",
+            "url",
+            "link",
+            "bounce",
+            "purchase",
+            "metadata",
+            r"t\u0079pe",
+            "unknown",
+            r"\ud800",
+            "",
+        ];
+        let base = [
+            ("id", r#""e1""#),
+            ("account_id", r#""a""#),
+            ("type", r#""open""#),
+            ("occurred_at", r#""2026-04-17T14:23:05Z""#),
+            ("contact_id", r#""123e4567-e89b-12d3-a456-426614174000""#),
+        ];
+        let base = base.map(|(name, value)| (name, value.to_owned()));
+        let fields = prop::collection::vec((prop::sample::select(names.to_vec()), value()), 0..5);
+        let bytes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..2);
+        (fields, any::<bool>(), prop::sample::select(vec!["", " ", "\n\t"]), bytes).prop_map(
+            move |(changed, repeat, blank, bytes)| {
+                let kept =
+                    base.iter().filter(|(name, _)| repeat || changed.iter().all(|(other, _)| other != name));
+                let fields =
+                    kept.chain(&changed).map(|(name, value)| format!("\"{name}\"{blank}:{value}{blank}"));
+                let mut message =
+                    format!("{blank}{{{}}}{blank}", fields.collect::<Vec<_>>().join(",")).into_bytes();
+                for (at, byte) in bytes {
+                    let at = at.index(message.len());
+                    message[at] = byte;
+                }
+                message
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn text_read_at_once_decides_as_the_second_reading_does(message in message()) {
+            let precisely = object_json(&message).and_then(|json| decode_precisely(json, NOW));
+            prop_assert_eq!(decode_event(&message, NOW), precisely);
+        }
+
+        #[test]
+        fn metadata_that_needs_no_look_has_nothing_to_find(depth in 0_usize..80, text in r#"[\[{}a ]{0,60}"#) {
+            let json = format!(r#"{{"a":{}"{text}"{}}}"#, "[".repeat(depth), "]".repeat(depth));
+            let bytes = servable_bytes(&json);
+            if is_plainly_servable(&json) {
+                prop_assert!(bytes.is_some_and(|bytes| bytes <= METADATA_BYTES_MAX));
+            }
+            prop_assert_eq!(bytes.is_some(), depth < METADATA_DEPTH_MAX as usize);
+        }
     }
 
     #[test]

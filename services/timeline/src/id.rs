@@ -46,28 +46,36 @@ impl AccountId {
 
 /// Whether `text` is a UUID as RFC 9562 writes it: 8-4-4-4-12 hexadecimal digits, either case.
 pub fn is_uuid(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    bytes.len() == 36
-        && bytes.iter().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => *byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
+    parse_uuid(text).is_some()
 }
 
 /// A contact's id: a hyphenated UUID, or `None`.
 pub fn parse_uuid(text: &str) -> Option<uuid::Uuid> {
-    if is_uuid(text) { uuid::Uuid::try_parse(text).ok() } else { None }
+    // Other lengths are other ways to write one: without hyphens, in braces, as a URN.
+    if text.len() == 36 { uuid::Uuid::try_parse(text).ok() } else { None }
 }
 
 fn parse_opaque(text: &str, colon: bool) -> Option<Box<str>> {
-    let allowed = |byte: u8| {
-        matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' | b'-')
-            || (colon && byte == b':')
-    };
-    if text.is_empty() || text.len() > ID_CHARS_MAX || !text.bytes().all(allowed) {
+    if text.is_empty() || text.len() > ID_CHARS_MAX {
         return None;
     }
-    Some(if is_uuid(text) { text.to_ascii_lowercase().into() } else { text.into() })
+    // Every byte is looked at whatever the ones before it are, so that the compiler takes many at once.
+    let (mut allowed, mut upper) = (true, false);
+    for byte in text.bytes() {
+        let is_upper = byte.wrapping_sub(b'A') < 26;
+        let lower_or_digit = (byte.wrapping_sub(b'a') < 26) | (byte.wrapping_sub(b'0') < 10);
+        let mark = (byte == b'_') | (byte == b'.') | (byte == b'-') | (colon & (byte == b':'));
+        allowed &= is_upper | lower_or_digit | mark;
+        upper |= is_upper;
+    }
+    if !allowed {
+        return None;
+    }
+    let mut id: Box<str> = text.into();
+    if upper && is_uuid(text) {
+        id.make_ascii_lowercase();
+    }
+    Some(id)
 }
 
 impl fmt::Debug for Id {

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::event::{MESSAGE_BYTES_MAX, Refusal, code, optional, parse_object, required, text, too_large};
+use crate::event::{Refusal, code, object_json, optional, parse_object, required, text};
 use crate::id::{self, AccountId, Id};
 
 /// What a reference names.
@@ -90,10 +90,7 @@ pub fn decode_reference(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Refe
 
 /// Decodes a reference's value, as the topic and the intake (`"deleted": true`) have it.
 pub fn decode_reference_value(value: &[u8]) -> Result<Reference, Refusal> {
-    if value.len() > MESSAGE_BYTES_MAX {
-        return Err(too_large(value.len()));
-    }
-    let raw: RawReference<'_> = parse_object(value)?;
+    let raw: RawReference<'_> = parse_object(object_json(value)?)?;
     let kind = text("kind", raw.kind)?.ok_or_else(|| Refusal::missing("kind", KINDS))?;
     let kind = Kind::parse(&kind).ok_or_else(|| unknown_kind(&kind))?;
     let account = required("account_id", raw.account_id, AccountId::EXPECTED, AccountId::parse)?;

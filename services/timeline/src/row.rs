@@ -7,12 +7,12 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::codec::{Damaged, Reader, Writer};
-use crate::event::{Event, EventType, TypeSet};
+use crate::event::{Event, EventType, Text, TypeSet};
 use crate::id::{AccountId, Id};
 use crate::time::Timestamp;
 
@@ -207,20 +207,7 @@ const BODY_VERSION: u8 = 1;
 impl RowBody {
     /// The stored form: the version, the rank, a bit for each field that is there, the fields.
     pub fn encode(&self) -> Vec<u8> {
-        let texts = self.texts();
-        let mut out = Writer::new(BODY_VERSION);
-        out.number(u64::from(self.rank));
-        let present = texts.iter().enumerate().fold(u8::from(self.contact.is_some()), |bits, (at, text)| {
-            bits | u8::from(text.is_some()) << (at + 1)
-        });
-        out.byte(present);
-        if let Some(contact) = &self.contact {
-            out.raw(contact.as_bytes());
-        }
-        for text in texts.into_iter().flatten() {
-            out.bytes(text.as_bytes());
-        }
-        out.finish()
+        encode_body(self.rank, self.contact, self.texts())
     }
 
     /// The rank in a stored form; 0 where that is damaged.
@@ -264,6 +251,25 @@ impl RowBody {
             self.detail.as_deref(),
         ]
     }
+}
+
+/// The stored form of a body whose text fields are `texts`, in the order of [`RowBody`].
+fn encode_body(rank: u16, contact: Option<Uuid>, texts: [Option<&str>; 7]) -> Vec<u8> {
+    let bytes: usize = texts.iter().flatten().map(|text| text.len() + 2).sum();
+    let mut out = Writer::with_capacity(BODY_VERSION, bytes + 24);
+    out.number(u64::from(rank));
+    let present = texts
+        .iter()
+        .enumerate()
+        .fold(u8::from(contact.is_some()), |bits, (at, text)| bits | u8::from(text.is_some()) << (at + 1));
+    out.byte(present);
+    if let Some(contact) = contact {
+        out.raw(contact.as_bytes());
+    }
+    for text in texts.into_iter().flatten() {
+        out.bytes(text.as_bytes());
+    }
+    out.finish()
 }
 
 /// A row on its way to its timeline: what *place* publishes and *own* writes.
@@ -314,131 +320,139 @@ pub enum Placing {
     Completed,
 }
 
-/// The rows of `event`: one in its campaign's timeline and one in its contact's, where it has them and they could ever show it.
-pub fn project(event: &Event, appended_at: Timestamp, placing: Placing) -> Vec<PlacedRow> {
+/// The rows of `event`: one in its contact's timeline and one in its campaign's, where it has them and they could ever show it.
+pub fn project<'a>(event: &'a Event, appended_at: Timestamp, placing: Placing) -> Vec<PlacedRow> {
     let stamp = write_stamp(event.at, appended_at, placing != Placing::Incomplete);
     let rank = (stamp - event.at.0 * 1000) as u16;
-    let on_campaign = event.campaign.as_ref().filter(|_| TypeSet::CAMPAIGN.contains(event.event_type));
-    let shown_on_campaign = on_campaign.map(|_| RowBody {
-        rank,
-        contact: event.contact,
-        email: event.email.clone(),
-        step: event.step.clone(),
-        metadata: shown_metadata(event),
-        ..RowBody::default()
-    });
-    let on_contact = event.contact.map(|contact| {
+    let text = |id: Option<&'a Id>| id.map(Id::as_str);
+    let campaign = event.campaign.as_ref().filter(|_| TypeSet::CAMPAIGN.contains(event.event_type));
+    // The contact's row repeats what the campaign's shows: it is read by the campaign's `contact_id` filter.
+    let metadata = campaign.and_then(|_| shown_metadata(event));
+    let (email, step, metadata) = match campaign {
+        Some(_) => (event.email.as_deref(), text(event.step.as_ref()), metadata.as_deref()),
+        None => (None, None, None),
+    };
+    let mut rows = Vec::with_capacity(2);
+    let mut place = |timeline, body| {
+        rows.push(PlacedRow {
+            timeline,
+            key: RowKey {
+                position: Position { at: event.at, id: event.id.as_str().into() },
+                event_type: event.event_type,
+            },
+            stamp,
+            completes: matches!(placing, Placing::Completed | Placing::CompleteAfterWaiting),
+            counts: rows.is_empty() && placing != Placing::Completed,
+            body,
+        });
+    };
+    if let Some(contact) = event.contact {
         let carries_list = matches!(event.event_type, EventType::Subscribed | EventType::Unsubscribed);
-        let body = RowBody {
-            rank,
-            contact: None,
-            campaign: event.campaign.clone(),
-            automation: event.automation.clone(),
-            list: event.list.clone().filter(|_| carries_list),
-            detail: detail(event),
-            ..shown_on_campaign.clone().unwrap_or_default()
-        };
-        (TimelineId::contact(&event.account, contact), body)
-    });
-    let on_campaign = on_campaign
-        .zip(shown_on_campaign)
-        .map(|(campaign, body)| (TimelineId::campaign(&event.account, campaign), body));
-    let bodies = on_contact.into_iter().chain(on_campaign);
-    let placed = bodies.enumerate().map(|(at, (timeline, body))| PlacedRow {
-        timeline,
-        key: RowKey {
-            position: Position { at: event.at, id: event.id.as_str().into() },
-            event_type: event.event_type,
-        },
-        stamp,
-        completes: matches!(placing, Placing::Completed | Placing::CompleteAfterWaiting),
-        counts: at == 0 && placing != Placing::Completed,
-        body: body.encode(),
-    });
-    placed.collect()
+        let list = event.list.as_ref().filter(|_| carries_list).map(Id::as_str);
+        let (campaign, automation) = (text(event.campaign.as_ref()), text(event.automation.as_ref()));
+        let detail = detail(event);
+        let texts = [email, campaign, automation, list, step, metadata, detail.as_deref()];
+        place(TimelineId::contact(&event.account, contact), encode_body(rank, None, texts));
+    }
+    if let Some(campaign) = campaign {
+        let texts = [email, None, None, None, step, metadata, None];
+        place(TimelineId::campaign(&event.account, campaign), encode_body(rank, event.contact, texts));
+    }
+    rows
 }
 
 /// The campaign stream's `metadata`: what the event's held, and the clicked link, the bounce's type and reason.
-fn shown_metadata(event: &Event) -> Option<Box<str>> {
-    let bounce = event.bounce.clone().unwrap_or_default();
-    let own: Vec<(&str, Cow<'_, str>)> = match event.event_type {
-        EventType::Clicked => {
-            event.url.as_deref().map(|url| ("url", Cow::Borrowed(url))).into_iter().collect()
-        }
+fn shown_metadata(event: &Event) -> Option<Cow<'_, str>> {
+    let held = event.metadata.as_deref();
+    match event.event_type {
+        EventType::Clicked if let Some(url) = &event.url => Some(with_own(&[("url", url)], held).into()),
         EventType::Bounced => {
-            let reason = bounce.reason.as_deref().map(|reason| ("reason", Cow::Borrowed(reason)));
-            [("bounce_type", Cow::Borrowed(bounce_type(bounce.hard)))].into_iter().chain(reason).collect()
+            let kind = ("bounce_type", bounce_type(event));
+            Some(match event.bounce.as_ref().and_then(|bounce| bounce.reason.as_deref()) {
+                Some(reason) => with_own(&[kind, ("reason", reason)], held).into(),
+                None => with_own(&[kind], held).into(),
+            })
         }
-        _ => Vec::new(),
-    };
-    if own.is_empty() {
-        return event.metadata.clone().filter(|metadata| metadata.as_ref() != "{}");
+        _ => held.filter(|held| *held != "{}").map(Cow::Borrowed),
     }
-    let held = event
-        .metadata
-        .as_deref()
-        .map_or_else(Fields::default, |text| serde_json::from_str(text).unwrap_or_default());
-    let held = held.0.iter().filter(|(name, _)| !own.iter().any(|(taken, _)| taken == name));
-    let fields = own
-        .iter()
-        .map(|(name, value)| format!("{}:{}", json_text(name), json_text(value)))
-        .chain(held.map(|(name, value)| format!("{}:{value}", json_text(name))));
-    Some(format!("{{{}}}", fields.collect::<Vec<_>>().join(",")).into())
 }
 
 /// The contact timeline's `detail`.
-fn detail(event: &Event) -> Option<Box<str>> {
-    let detail = match event.event_type {
-        EventType::Clicked => serde_json::json!({ "url": event.url }),
-        EventType::Bounced => {
-            serde_json::json!({ "type": bounce_type(event.bounce.as_ref().is_some_and(|bounce| bounce.hard)) })
-        }
+fn detail(event: &Event) -> Option<Cow<'_, str>> {
+    match event.event_type {
+        EventType::Clicked => Some(match &event.url {
+            Some(url) => with_own(&[("url", url)], None).into(),
+            None => r#"{"url":null}"#.into(),
+        }),
+        EventType::Bounced => Some(with_own(&[("type", bounce_type(event))], None).into()),
         EventType::Purchased => {
             let purchase = event.purchase.as_ref()?;
-            serde_json::json!({
-                "order_uuid": purchase.order_uuid,
-                "product_uuid": purchase.product_uuid,
-                "product_name": purchase.product_name,
-                "variant_name": purchase.variant_name,
-                "is_subscription": purchase.is_subscription,
-            })
+            serde_json::to_string(purchase).ok().map(Cow::Owned)
         }
-        _ => return None,
-    };
-    Some(detail.to_string().into())
+        _ => None,
+    }
 }
 
-fn bounce_type(hard: bool) -> &'static str {
-    if hard { "hard" } else { "soft" }
+fn bounce_type(event: &Event) -> &'static str {
+    if event.bounce.as_ref().is_some_and(|bounce| bounce.hard) { "hard" } else { "soft" }
 }
 
-fn json_text(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+/// A JSON object of `own` fields and, behind them, those of the object `held` that have other names, values as they were written.
+fn with_own(own: &[(&str, &str)], held: Option<&str>) -> String {
+    let bytes: usize = own.iter().map(|(name, value)| name.len() + value.len() + 6).sum();
+    let mut json = String::with_capacity(bytes + held.map_or(2, str::len));
+    json.push('{');
+    for (name, value) in own {
+        push_name(name, &mut json);
+        push_text(value, &mut json);
+    }
+    if let Some(held) = held {
+        // It was read as JSON before.
+        let _ = serde_json::Deserializer::from_str(held).deserialize_map(Held { own, json: &mut json });
+    }
+    json.push('}');
+    json
 }
 
-/// A JSON object's fields in their order, values as they were written.
-#[derive(Default)]
-struct Fields(Vec<(String, Box<RawValue>)>);
+/// Copies an object's fields that are not among our own.
+struct Held<'a> {
+    own: &'a [(&'a str, &'a str)],
+    json: &'a mut String,
+}
 
-impl<'de> serde::Deserialize<'de> for Fields {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Fields, D::Error> {
-        struct FieldsVisitor;
-        impl<'de> Visitor<'de> for FieldsVisitor {
-            type Value = Fields;
+impl<'de> Visitor<'de> for Held<'_> {
+    type Value = ();
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(Fields(fields))
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        while let Some((Text(name), value)) = fields.next_entry::<Text<'de>, &'de RawValue>()? {
+            if self.own.iter().all(|(taken, _)| *taken != name) {
+                push_name(&name, self.json);
+                self.json.push_str(value.get());
             }
         }
-        deserializer.deserialize_map(FieldsVisitor)
+        Ok(())
+    }
+}
+
+fn push_name(name: &str, json: &mut String) {
+    if json.len() > 1 {
+        json.push(',');
+    }
+    push_text(name, json);
+    json.push(':');
+}
+
+fn push_text(text: &str, json: &mut String) {
+    if text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+        json.push_str(&serde_json::Value::from(text).to_string());
+    } else {
+        json.push('"');
+        json.push_str(text);
+        json.push('"');
     }
 }
 

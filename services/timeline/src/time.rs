@@ -106,12 +106,30 @@ fn days_of(date: &[u8]) -> Option<i64> {
         return None;
     }
     let (year, month, day) = (number(&date[..4])?, number(&date[5..7])?, number(&date[8..10])?);
-    let days = days_from_civil(year, month, day);
-    ((1..=12).contains(&month) && day >= 1 && civil_from_days(days) == (year, month, day)).then_some(days)
+    let is_real = (1..=12).contains(&month) && (1..=days_of_month(year, month)).contains(&day);
+    is_real.then(|| days_from_civil(year, month, day))
 }
 
+fn days_of_month(year: i64, month: i64) -> i64 {
+    match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// The number that up to four digits write.
 fn number(digits: &[u8]) -> Option<i64> {
-    digits.iter().try_fold(0, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + i64::from(byte - b'0')))
+    let mut number = 0;
+    for byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number = number * 10 + u32::from(digit);
+    }
+    Some(number.into())
 }
 
 /// Days since the epoch of a date of the proleptic Gregorian calendar, counted in eras of 400 years from 1 March.
