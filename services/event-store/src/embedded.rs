@@ -50,12 +50,13 @@ use crate::{
 pub struct EmbeddedConfig {
     /// The cache of blocks read from disk, in bytes: 32 MiB.
     pub cache_bytes: u64,
-    /// Writes gathered in memory before they go to sorted files, in bytes: 16 MiB, half of it for rows. Up to four times
-    /// as much again waits to be written when the disk is slow, so all in all the store takes up to 112 MiB.
+    /// Writes gathered in memory before they go to sorted files, in bytes: 32 MiB, half of it for rows. Up to four times
+    /// as much again waits to be written when the disk is slow, so all in all the store takes up to 192 MiB.
     pub memtable_bytes: u64,
-    /// The journal, in bytes of disk: 128 MiB, at least 64 MiB. It is read again at the start.
+    /// The journal, in bytes of disk: 64 MiB, and no less. It is read again at the start.
     pub journal_bytes_max: u64,
-    /// Threads that write and merge files in the background: 2.
+    /// Threads that write and merge files in the background: 1. With more, the first hands every merge to the others and
+    /// spins while they are at it, which here cost a tenth of the processor.
     pub worker_threads: usize,
     /// How long the mark of a deleted row is kept, from the first sweep that meets it: 10 days.
     pub deleted_kept: Duration,
@@ -65,9 +66,9 @@ impl Default for EmbeddedConfig {
     fn default() -> EmbeddedConfig {
         EmbeddedConfig {
             cache_bytes: 32 << 20,
-            memtable_bytes: 16 << 20,
-            journal_bytes_max: 128 << 20,
-            worker_threads: 2,
+            memtable_bytes: 32 << 20,
+            journal_bytes_max: 64 << 20,
+            worker_threads: 1,
             deleted_kept: Duration::from_secs(10 * 24 * 3600),
         }
     }
