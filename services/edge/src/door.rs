@@ -73,11 +73,11 @@ impl Door {
         S: Clone + Send + Sync + 'static,
     {
         let guard = Guard { door: self.clone(), style, permission };
-        methods
-            .route_layer(from_fn_with_state(guard, admit))
+        let not_counted = MethodRouter::new()
             .options(async move || (StatusCode::NO_CONTENT, [(header::ALLOW, allow)]))
             .fallback(async move |method: Method| Problem::MethodNotAllowed { method, allow })
-            .layer(from_fn_with_state(self.clone(), show_limit))
+            .layer(from_fn_with_state(self.clone(), show_limit));
+        methods.route_layer(from_fn_with_state(guard, admit)).merge(not_counted)
     }
 
     /// Shows the rate limit in `response` unless it is there: how the account stands, where `account` knows one.
@@ -166,6 +166,9 @@ pub(crate) async fn answer(handler: impl Future<Output = Response>) -> Response 
 
 /// Shows the rate limit in answers to what was not counted: OPTIONS, methods and paths that do not exist.
 pub(crate) async fn show_limit(State(door): State<Door>, request: Request, next: Next) -> Response {
+    if door.limiter.standing(None).is_none() {
+        return next.run(request).await;
+    }
     let given: HeaderMap = request
         .headers()
         .get_all(header::AUTHORIZATION)

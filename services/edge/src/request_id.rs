@@ -2,9 +2,7 @@
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue};
-use axum::middleware::Next;
-use axum::response::Response;
-use tracing::Instrument;
+use tracing::Span;
 use uuid::Uuid;
 
 /// `X-Request-Id`
@@ -13,8 +11,8 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest id that is taken from a caller, in characters.
 pub const REQUEST_ID_CHARS_MAX: usize = 128;
 
-/// Gives the request its id, and what it logs a span.
-pub(crate) async fn identify(request: Request, next: Next) -> Response {
+/// The id of a request, and the span of what it logs.
+pub(crate) fn identify(request: &Request) -> (HeaderValue, Span) {
     let id = request.headers().get(REQUEST_ID).filter(|id| is_fit(id.as_bytes())).cloned();
     let id = id.unwrap_or_else(new_id);
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
@@ -24,9 +22,7 @@ pub(crate) async fn identify(request: Request, next: Next) -> Response {
         method = request.method().as_str(),
         route,
     );
-    let mut response = next.run(request).instrument(span).await;
-    response.headers_mut().insert(REQUEST_ID, id);
-    response
+    (id, span)
 }
 
 /// Whether a caller's id is 1 to 128 characters of visible ASCII.

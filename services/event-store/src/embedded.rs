@@ -494,17 +494,24 @@ impl Tables {
         } else {
             types.iter().map(|event_type| keys::rows(timeline, part, event_type, span)).collect()
         };
-        // Of each type no more than the limit is wanted; the types of a whole part come one behind the other.
-        let range_limit = if is_whole { usize::MAX } else { limit };
         let part_bytes = keys::part_of(timeline, part).len();
         let mut rows = Vec::new();
-        for range in ranges {
-            for item in snapshot.range(&self.rows, range).rev().take(range_limit) {
-                let (key, stored) = item.into_inner()?;
-                let Some(body) = Cell::decode(&stored)?.bytes else { continue };
+        let mut push = |item: fjall::Guard| -> Result<(), Cause> {
+            let (key, stored) = item.into_inner()?;
+            if let Some(body) = Cell::decode(&stored)?.bytes {
                 let key = keys::row_key(&key, part_bytes).ok_or("a row has a key that is none")?;
                 let body = if columns == Columns::All { body.to_vec() } else { Vec::new() };
                 rows.push(StoredRow { key, body });
+            }
+            Ok(())
+        };
+        for range in ranges {
+            let mut range = snapshot.range(&self.rows, range);
+            if is_whole || limit == usize::MAX {
+                // What is in memory yet is a list that is linked in one direction only.
+                range.try_for_each(&mut push)?;
+            } else {
+                range.rev().take(limit).try_for_each(&mut push)?;
             }
         }
         // Each type came in order already, so this is a merge.

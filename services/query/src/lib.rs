@@ -38,6 +38,9 @@ use crate::names::Names;
 use crate::params::Paging;
 use crate::read::{Page, PageRequest, read_page};
 
+/// What a row takes in an answer, in bytes: room for so much is made at once.
+const ROW_BYTES_TYPICAL: usize = 320;
+
 /// All routes, behind `door`.
 pub fn router(query: Arc<Query>, door: &Door) -> Router {
     let campaign = || door.reading(Style::Campaign, Permission::CampaignsRead, campaign_events::list);
@@ -91,9 +94,16 @@ impl Query {
     }
 }
 
-/// The answer `body`, one page of `total` rows at `uri`.
-fn answer(body: &impl Serialize, uri: &Uri, paging: Paging, total: u64) -> Result<Response, Problem> {
-    let body = serde_json::to_vec(body).map_err(|error| {
+/// The answer `body`, one page of `rows` of `total` rows at `uri`.
+fn answer(
+    body: &impl Serialize,
+    uri: &Uri,
+    paging: Paging,
+    rows: usize,
+    total: u64,
+) -> Result<Response, Problem> {
+    let mut text = Vec::with_capacity(ROW_BYTES_TYPICAL * (rows + 1));
+    serde_json::to_writer(&mut text, body).map_err(|error| {
         tracing::error!(%error, "a page could not be written");
         Problem::Internal
     })?;
@@ -102,7 +112,7 @@ fn answer(body: &impl Serialize, uri: &Uri, paging: Paging, total: u64) -> Resul
     if let Some(links) = links::links(uri, paging, total) {
         headers.insert(header::LINK, links);
     }
-    Ok((headers, body).into_response())
+    Ok((headers, text).into_response())
 }
 
 /// A JSON object as it is stored, to be served as it is.
