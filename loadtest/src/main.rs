@@ -9,6 +9,7 @@
 //! Everything stays on this machine: a server that is not on the loopback interface is refused.
 
 mod dev;
+mod measure;
 mod mix;
 mod pages;
 
