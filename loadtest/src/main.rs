@@ -2,16 +2,29 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | [`produce`] | a believable mix of events, at a rate or flat out, to Kafka or the HTTP intake |
+//! | [`read`] | filters and pages at a rate |
+//! | [`mix`] | the events, made from a seed and a number, and what must show of them |
+//! | [`views`] | the pages that are measured |
+//! | [`schedule`] | when what is to be done is due |
+//! | [`client`], [`intake`], [`publish`] | one connection; events over HTTP, and into Kafka |
 //! | [`dev`] | a `backstamp dev` of our own: started, given a key, measured, ended |
-//! | [`mix`] | the events of one campaign, and what its pages must show |
-//! | [`pages`] | is a total of a million exact, and what does the last page cost? |
+//! | [`measure`] | spreads of figures, and what processes use |
 //!
 //! Everything stays on this machine: a server that is not on the loopback interface is refused.
 
+mod client;
 mod dev;
+mod intake;
 mod measure;
 mod mix;
-mod pages;
+mod options;
+mod produce;
+mod progress;
+mod publish;
+mod read;
+mod schedule;
+mod views;
 
 use std::process::ExitCode;
 
@@ -28,7 +41,8 @@ struct Program {
 
 #[derive(Subcommand)]
 enum Command {
-    Pages(pages::Options),
+    Produce(produce::Options),
+    Read(read::Options),
 }
 
 #[tokio::main]
@@ -36,7 +50,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     let program = Program::parse();
     let work = async {
         match program.command {
-            Command::Pages(options) => Box::pin(pages::run(options)).await,
+            Command::Produce(options) => Box::pin(produce::run(options)).await,
+            Command::Read(options) => Box::pin(read::run(options)).await,
         }
     };
     // Dropped on a signal, the work takes the process that it started along.
