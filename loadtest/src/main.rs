@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`produce`] | a believable mix of events, at a rate or flat out, to Kafka or the HTTP intake |
 //! | [`read`] | filters and pages at a rate |
+//! | [`compare`] | everything that is promised, measured beside what people use today; [`report`] writes it down |
 //! | [`mix`] | the events, made from a seed and a number, and what must show of them |
 //! | [`views`] | the pages that are measured |
 //! | [`schedule`] | when what is to be done is due |
@@ -14,15 +15,18 @@
 //! Everything stays on this machine: a server that is not on the loopback interface is refused.
 
 mod client;
+mod compare;
 mod dev;
 mod intake;
 mod measure;
 mod mix;
 mod options;
+mod peers;
 mod produce;
 mod progress;
 mod publish;
 mod read;
+mod report;
 mod schedule;
 mod views;
 
@@ -42,7 +46,11 @@ struct Program {
 #[derive(Subcommand)]
 enum Command {
     Produce(produce::Options),
+    Peer(peers::Options),
+    #[command(hide = true)]
+    BareHttp(peers::bare_http::Options),
     Read(read::Options),
+    Compare(compare::Options),
 }
 
 #[tokio::main]
@@ -51,7 +59,12 @@ async fn main() -> anyhow::Result<ExitCode> {
     let work = async {
         match program.command {
             Command::Produce(options) => Box::pin(produce::run(options)).await,
+            Command::Peer(options) => Box::pin(peers::run(options)).await,
+            Command::BareHttp(options) => {
+                Box::pin(peers::bare_http::run(options)).await.map(|()| ExitCode::SUCCESS)
+            }
             Command::Read(options) => Box::pin(read::run(options)).await,
+            Command::Compare(options) => Box::pin(compare::run(options)).await,
         }
     };
     // Dropped on a signal, the work takes the process that it started along.

@@ -3,10 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use indicatif::ProgressBar;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 
 use crate::client::Server;
 use crate::mix::shown::{Shown, Timeline, View};
@@ -21,6 +24,10 @@ pub(crate) struct Viewed {
     /// What it must show.
     pub(crate) want: Shown,
 }
+
+/// How long a page may take in all before it is asked for in one of so many rounds only.
+const SLOW: Duration = Duration::from_secs(20);
+const SLOW_ROUNDS: usize = 50;
 
 /// The name of the view that others are compared with.
 pub(crate) const FIRST: &str = "first";
@@ -56,17 +63,25 @@ impl Viewed {
         views
     }
 
-    /// The views of a contact's timeline.
+    /// The views of a contact's timeline, and of one of its campaigns filtered by it.
     pub(crate) fn of_contact(mix: &Arc<Mix>, contact: u32, per_page: u64) -> Vec<Viewed> {
-        let all = View::first(Timeline::Contact(contact), per_page);
-        [("contact: first", 0.0), ("contact: middle", 0.5), ("contact: last", 1.0)]
-            .map(|(name, share)| Viewed::new(name, mix, all.clone(), share))
-            .into()
+        let timeline = View::first(Timeline::Contact(contact), per_page);
+        let filter = View { contact: Some(contact), ..View::first(Timeline::Campaign(0), per_page) };
+        let view = |name, view: &View, share| Viewed::new(name, mix, view.clone(), share);
+        vec![
+            view("timeline: first", &timeline, 0.0),
+            view("timeline: middle", &timeline, 0.5),
+            view("timeline: last", &timeline, 1.0),
+            view("campaign's contact filter: first", &filter, 0.0),
+            view("campaign's contact filter: middle", &filter, 0.5),
+            view("campaign's contact filter: last", &filter, 1.0),
+        ]
     }
 }
 
-/// Asks for each of the pages `rounds` times, in turn, over one connection, each round beginning at another one, so that whatever else the
-/// machine does falls on all alike. Returns the milliseconds that each took, from the request to the last byte, and what was wrong.
+/// Asks for each of the pages `rounds` times, in turn, over one connection, each round in another order, so that whatever else the
+/// machine does falls on all alike. A page that is so slow that it has taken [`SLOW`] in all is then asked for less often. Returns the
+/// milliseconds that each took, from the request to the last byte, and what was wrong.
 ///
 /// # Errors
 ///
@@ -82,13 +97,19 @@ pub(crate) async fn measure(
     let paths: Vec<String> = views.iter().map(|viewed| viewed.view.path(&viewed.mix)).collect();
     let mut took_ms = vec![Vec::with_capacity(rounds); views.len()];
     let mut wrong = BTreeSet::new();
+    let mut chance = StdRng::seed_from_u64(1);
+    let mut order: Vec<usize> = (0..views.len()).collect();
+    let mut spent = vec![Duration::ZERO; views.len()];
     for round in 0..warm_up_rounds + rounds {
-        for turn in 0..views.len() {
-            let at = (round + turn) % views.len();
+        order.shuffle(&mut chance);
+        for &at in &order {
+            if spent[at] > SLOW && round % SLOW_ROUNDS > 0 {
+                continue;
+            }
             let (viewed, path) = (&views[at], &paths[at]);
             let begun = Instant::now();
             let answer = connection.get(path).await?;
-            let ms = begun.elapsed().as_secs_f64() * 1000.0;
+            let took = begun.elapsed();
             ensure!(answer.status.is_success(), "{path}: {}", answer.status);
             let shown = Shown::of_answer(&answer.body)?;
             if let Some(fault) = shown.fault(&viewed.want) {
@@ -96,7 +117,8 @@ pub(crate) async fn measure(
                 wrong.insert(format!("{} of {count} events: {name} {fault}", viewed.mix.shape));
             }
             if round >= warm_up_rounds {
-                took_ms[at].push(ms);
+                took_ms[at].push(took.as_secs_f64() * 1000.0);
+                spent[at] += took;
             }
         }
         bar.inc(1);

@@ -96,6 +96,19 @@ impl<'a> Writer<'a> {
     }
 }
 
+impl Mix {
+    /// How many bytes its distinct events are.
+    pub(crate) fn json_bytes(&self) -> u64 {
+        let (mut writer, mut text, mut bytes) = (Writer::new(self), Vec::new(), 0);
+        for number in 0..self.count() {
+            text.clear();
+            writer.write(&self.event(number), &mut text);
+            bytes += text.len() as u64;
+        }
+        bytes
+    }
+}
+
 /// As a sender names it.
 fn raw_name(kind: Kind) -> &'static str {
     match kind {
