@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
-use hyper::{Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -78,7 +78,7 @@ pub(crate) struct Connection {
 /// What came back.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
-    pub(crate) retry_after_s: Option<u64>,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
@@ -108,11 +108,9 @@ impl Connection {
         }
         let answer = async {
             let response = self.sender.send_request(request).await?;
-            let status = response.status();
-            let after = response.headers().get(RETRY_AFTER);
-            let retry_after_s = after.and_then(|value| value.to_str().ok()?.parse().ok());
-            let body = response.into_body().collect().await?.to_bytes();
-            anyhow::Ok(Answer { status, retry_after_s, body })
+            let (parts, body) = response.into_parts();
+            let body = body.collect().await?.to_bytes();
+            anyhow::Ok(Answer { status: parts.status, headers: parts.headers, body })
         };
         tokio::time::timeout(TIMEOUT, answer).await.with_context(|| format!("no answer to {path}"))?
     }
@@ -135,7 +133,7 @@ impl Connection {
             let answer =
                 self.request(Method::POST, "/v1/events", "application/x-ndjson", body.clone()).await?;
             if matches!(answer.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-                tokio::time::sleep(Duration::from_secs(answer.retry_after_s.unwrap_or(1))).await;
+                tokio::time::sleep(Duration::from_secs(answer.retry_after_s().unwrap_or(1))).await;
                 continue;
             }
             let accepted = format!(r#"{{"accepted":{count},"rejected":[]}}"#);
@@ -151,6 +149,10 @@ impl Connection {
 }
 
 impl Answer {
+    fn retry_after_s(&self) -> Option<u64> {
+        self.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
+    }
+
     fn text(&self) -> String {
         format!("{} {}", self.status, String::from_utf8_lossy(&self.body))
     }

@@ -1,8 +1,13 @@
 //! `loadtest compare`: everything that is promised, measured side by side with what people use today, one phase after the other. What a
 //! phase found is kept, so that a stopped comparison goes on where it was; after each the results are written anew.
 
+mod check;
+mod decode;
+mod dev_ingest;
 mod kept;
 mod pages;
+mod postgres_pages;
+mod requests;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,6 +17,7 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::dev::program_beside_us;
+use crate::intake::Posting;
 use crate::report::machine::{self, Machine};
 use crate::report::{Kept, Outcome, write_results};
 use kept::KeptOutcomes;
@@ -45,31 +51,65 @@ pub(crate) struct Options {
 /// A part of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Phase {
+    Decode,
     PagesEmbedded,
+    PagesCassandra,
+    PostgresPages,
+    DevIngest,
+    Requests,
 }
 
 impl Phase {
-    const ALL: [Phase; 1] = [Phase::PagesEmbedded];
+    /// Every phase, in the order in which they are measured and told of.
+    const ALL: [Phase; 6] = [
+        Phase::Decode,
+        Phase::PagesEmbedded,
+        Phase::PagesCassandra,
+        Phase::PostgresPages,
+        Phase::DevIngest,
+        Phase::Requests,
+    ];
 
     /// Its name, as options and files have it.
     fn name(self) -> &'static str {
         match self {
+            Phase::Decode => "decode",
             Phase::PagesEmbedded => "pages-embedded",
+            Phase::PagesCassandra => "pages-cassandra",
+            Phase::PostgresPages => "postgres-pages",
+            Phase::DevIngest => "dev-ingest",
+            Phase::Requests => "requests",
         }
     }
 
     fn title(self) -> &'static str {
         match self {
+            Phase::Decode => "Decoding to rows",
             Phase::PagesEmbedded => "Any page at any size: the embedded store",
+            Phase::PagesCassandra => "Any page at any size: Cassandra",
+            Phase::PostgresPages => "A page with its total, beside PostgreSQL",
+            Phase::DevIngest => "Taking in over HTTP, beside PostgreSQL",
+            Phase::Requests => "Requests a second, beside a bare web server",
         }
     }
 
     async fn run(self, setting: &Setting) -> anyhow::Result<Outcome> {
         match self {
+            Phase::Decode => Box::pin(decode::decode(setting)).await,
             Phase::PagesEmbedded => Box::pin(pages::embedded(setting)).await,
+            Phase::PagesCassandra => Box::pin(pages::cassandra(setting)).await,
+            Phase::PostgresPages => Box::pin(postgres_pages::postgres_pages(setting)).await,
+            Phase::DevIngest => Box::pin(dev_ingest::dev_ingest(setting)).await,
+            Phase::Requests => Box::pin(requests::requests(setting)).await,
         }
     }
 }
+
+/// Whose events are loaded, and what a key of theirs is for.
+const ACCOUNT: &str = "loadtest";
+const PERMISSIONS: [&str; 3] = ["campaigns:read", "contacts:read", "events:write"];
+/// How a `dev` is loaded.
+const POSTING: Posting = Posting { batch: 2000, connections: 4, per_s: None };
 
 /// What all phases are given.
 pub(crate) struct Setting {

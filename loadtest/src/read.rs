@@ -113,20 +113,13 @@ impl Asked {
         };
         let fault = match connection.view(mix, &view).await {
             Err(error) => Some(format!("{name}: {error:#}")),
-            Ok(shown) => match want {
-                Some(want) => shown.fault(want),
-                None => self.fault_of_random(&view, &shown),
+            Ok(shown) => match self {
+                Asked::Views(_) => want.and_then(|want| shown.fault(want)),
+                Asked::Random(pages) => pages.fault(&view, &shown),
             }
             .map(|fault| format!("{name} {fault}")),
         };
         (name, fault.map(|fault| (fault, 1)))
-    }
-
-    fn fault_of_random(&self, view: &View, shown: &Shown) -> Option<String> {
-        let Asked::Random(pages) = self else { return None };
-        let (total, rows) = pages.expected(view);
-        (shown.total != total || shown.ids.len() as u64 != rows)
-            .then(|| format!("{view:?} says {} in total, not {total}", shown.total))
     }
 }
 
@@ -159,16 +152,29 @@ impl RandomPages {
         self.view(number).path(&self.mix)
     }
 
-    /// The total of a view, and the rows of its page.
-    fn expected(&self, view: &View) -> (u64, u64) {
-        let total = match view.timeline {
-            Timeline::Campaign(campaign) => {
-                let at = self.campaigns.binary_search_by_key(&campaign, |(campaign, _)| *campaign);
-                at.map_or(0, |at| self.campaigns[at].1)
-            }
-            Timeline::Contact(_) => 0,
-        };
-        (total, total.saturating_sub((view.page - 1) * view.per_page).min(view.per_page))
+    /// What is asked of a server for a page of one campaign.
+    pub(crate) fn path_of(&self, campaign: u32, page: u64) -> String {
+        View { page, ..View::first(Timeline::Campaign(campaign), self.per_page) }.path(&self.mix)
+    }
+
+    /// How many campaigns have events.
+    pub(crate) fn campaigns(&self) -> usize {
+        self.campaigns.len()
+    }
+
+    /// What is wrong with an answer, by its total and the number of its rows.
+    pub(crate) fn fault(&self, view: &View, shown: &Shown) -> Option<String> {
+        let Timeline::Campaign(campaign) = view.timeline else { return None };
+        let at = self.campaigns.binary_search_by_key(&campaign, |(campaign, _)| *campaign);
+        let total = at.map_or(0, |at| self.campaigns[at].1);
+        let rows = total.saturating_sub((view.page - 1) * view.per_page).min(view.per_page);
+        let (said, said_rows) = (shown.total, shown.ids.len() as u64);
+        (said != total || said_rows != rows).then(|| {
+            format!(
+                "page {} of campaign {campaign} has {said_rows} rows of {said}, not {rows} of {total}",
+                view.page
+            )
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Any page at any size: what the pages and filters of campaigns of ten thousand to ten million events cost beside the first page of
 //! the smallest; and those of a million events of one second, and of a contact of a million.
 
+mod cassandra;
 mod embedded;
 
 use std::collections::BTreeSet;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::json;
 
-use super::Setting;
+use super::{ACCOUNT, Setting};
 use crate::client::Server;
 use crate::intake::TakenIn;
 use crate::measure::{Spread, Usage};
@@ -21,9 +22,9 @@ use crate::report::plot::{Plot, Series};
 use crate::report::{Outcome, Table, megabytes, show, thousands};
 use crate::views::{self, FIRST, Viewed};
 
+pub(super) use cassandra::cassandra;
 pub(super) use embedded::embedded;
 
-const ACCOUNT: &str = "loadtest";
 const PER_PAGE: u64 = 50;
 
 /// Everything that is held while pages are measured.

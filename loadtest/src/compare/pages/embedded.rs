@@ -4,18 +4,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{ACCOUNT, Loaded, Loads, PageGoals, json_bytes, measure, raw, taking_in, tell, title};
+use super::{Loaded, Loads, PageGoals, json_bytes, measure, raw, taking_in, tell, title};
 use crate::client::Server;
-use crate::compare::Setting;
+use crate::compare::{ACCOUNT, PERMISSIONS, POSTING, Setting};
 use crate::dev::{Dev, Disk};
-use crate::intake::{Posting, take_in};
+use crate::intake::take_in;
 use crate::measure::{Meter, Usage};
 use crate::progress;
 use crate::report::goals::Goal;
 use crate::report::{Outcome, Table, megabytes, show, thousands};
 
-const PERMISSIONS: [&str; 3] = ["campaigns:read", "contacts:read", "events:write"];
-const POSTING: Posting = Posting { batch: 2000, connections: 4, per_s: None };
 const GOALS: PageGoals = PageGoals {
     median: Goal::PagesEmbeddedMedian,
     p99: Goal::PagesEmbeddedP99,
