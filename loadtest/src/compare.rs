@@ -4,6 +4,8 @@
 mod check;
 mod decode;
 mod dev_ingest;
+mod freshness;
+mod ingest_kafka;
 mod kept;
 mod pages;
 mod postgres_pages;
@@ -57,17 +59,21 @@ enum Phase {
     PostgresPages,
     DevIngest,
     Requests,
+    IngestKafka,
+    Freshness,
 }
 
 impl Phase {
     /// Every phase, in the order in which they are measured and told of.
-    const ALL: [Phase; 6] = [
+    const ALL: [Phase; 8] = [
         Phase::Decode,
         Phase::PagesEmbedded,
         Phase::PagesCassandra,
         Phase::PostgresPages,
         Phase::DevIngest,
         Phase::Requests,
+        Phase::IngestKafka,
+        Phase::Freshness,
     ];
 
     /// Its name, as options and files have it.
@@ -79,6 +85,8 @@ impl Phase {
             Phase::PostgresPages => "postgres-pages",
             Phase::DevIngest => "dev-ingest",
             Phase::Requests => "requests",
+            Phase::IngestKafka => "ingest-kafka",
+            Phase::Freshness => "freshness",
         }
     }
 
@@ -90,6 +98,8 @@ impl Phase {
             Phase::PostgresPages => "A page with its total, beside PostgreSQL",
             Phase::DevIngest => "Taking in over HTTP, beside PostgreSQL",
             Phase::Requests => "Requests a second, beside a bare web server",
+            Phase::IngestKafka => "Kafka to Cassandra, beside Kafka Connect and the bare driver",
+            Phase::Freshness => "Published to visible, beside Kafka Connect",
         }
     }
 
@@ -101,6 +111,8 @@ impl Phase {
             Phase::PostgresPages => Box::pin(postgres_pages::postgres_pages(setting)).await,
             Phase::DevIngest => Box::pin(dev_ingest::dev_ingest(setting)).await,
             Phase::Requests => Box::pin(requests::requests(setting)).await,
+            Phase::IngestKafka => Box::pin(ingest_kafka::ingest_kafka(setting)).await,
+            Phase::Freshness => Box::pin(freshness::freshness(setting)).await,
         }
     }
 }

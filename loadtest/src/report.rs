@@ -140,7 +140,9 @@ tables. CPU is time on a processor, in the program and in the kernel for it; mem
 fn write_goals(kept: &BTreeMap<String, Kept>, out: &mut String) {
     let mut table = Table::new("", 5, &["what", "against", "goal", "measured", ""]);
     for goal in Goal::ALL {
-        let found = kept.values().flat_map(|kept| &kept.outcome.goals).find(|measured| measured.goal == goal);
+        // Of several phases that measured it, the worst counts.
+        let all = kept.values().flat_map(|kept| &kept.outcome.goals).filter(|measured| measured.goal == goal);
+        let found = all.max_by(|one, other| goal.badness(one.value).total_cmp(&goal.badness(other.value)));
         let (measured, verdict) = match found {
             Some(Measured { value, note, .. }) => {
                 let note = if note.is_empty() { String::new() } else { format!(" ({note})") };

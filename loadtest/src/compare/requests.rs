@@ -53,7 +53,8 @@ pub(super) async fn requests(setting: &Setting) -> anyhow::Result<Outcome> {
     let pages = RandomPages::new(&mix, PER_PAGE);
     let mut connection = server.connect().await?;
     let mut wrong = Vec::new();
-    for number in 0..setting.pick(CHECKED, CHECKED / 10) {
+    let checked = setting.pick(CHECKED, CHECKED / 10);
+    for number in 0..checked {
         let view = pages.view(number);
         let shown = connection.view(&mix, &view).await?;
         wrong.extend(pages.fault(&view, &shown));
@@ -90,7 +91,7 @@ pub(super) async fn requests(setting: &Setting) -> anyhow::Result<Outcome> {
         about: format!(
             "{CONNECTIONS} connections ask, each as soon as it has an answer, for random pages of {PER_PAGE} rows of random campaigns \
              among {}, of a `dev` that holds {} events; then a bare axum server for the same paths, which always answers the same {} \
-             bytes, in turn. No answer is kept by either. {CHECKED} answers are checked, apart from what is timed. The load runs on the \
+             bytes, in turn. No answer is kept by either. {checked} answers are checked, apart from what is timed. The load runs on the \
              same cores.",
             thousands(pages.campaigns() as f64),
             thousands(mix.count() as f64),

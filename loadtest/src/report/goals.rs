@@ -150,6 +150,14 @@ impl Goal {
         format!("{} {unit}", show(value))
     }
 
+    /// Greater for a figure that is farther from the goal.
+    pub(crate) fn badness(self, value: f64) -> f64 {
+        match self.limit() {
+            Limit::AtLeast(..) => -value,
+            Limit::AtMost(..) => value,
+        }
+    }
+
     /// Whether `value` is what was to be reached.
     pub(crate) fn is_reached(self, value: f64) -> bool {
         match self.limit() {
@@ -174,6 +182,8 @@ mod tests {
         assert!(IngestMixed.is_reached(2.0) && !IngestMixed.is_reached(1.99));
         assert!(IngestCpu.is_reached(0.2) && !IngestCpu.is_reached(0.21));
         assert!(!IngestMixed.is_reached(f64::NAN) && !IngestCpu.is_reached(f64::NAN));
+        assert!(IngestMixed.badness(1.0) > IngestMixed.badness(2.0));
+        assert!(IngestCpu.badness(1.0) < IngestCpu.badness(2.0));
         assert_eq!(IngestCpu.bound(), "≤ 0.2 ×");
         assert_eq!(DevMemory.show(301.4), "301 MB");
     }
