@@ -33,6 +33,9 @@ pub(crate) struct Options {
     /// Ten million events on Cassandra, too: an hour more.
     #[arg(long, conflicts_with = "quick")]
     full: bool,
+    /// The most events of a campaign whose pages are measured, where less than all is to do.
+    #[arg(long, default_value_t = 10_000_000)]
+    largest: u64,
     /// Where the outcomes are kept.
     #[arg(long)]
     results: Option<PathBuf>,
@@ -127,6 +130,8 @@ const POSTING: Posting = Posting { batch: 2000, connections: 4, per_s: None };
 pub(crate) struct Setting {
     pub(crate) is_quick: bool,
     pub(crate) is_full: bool,
+    /// The most events of a campaign whose pages are measured.
+    pub(crate) largest: u64,
     /// The program that is measured.
     pub(crate) program: PathBuf,
     pub(crate) seed: u64,
@@ -153,7 +158,13 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
         Some(program) => program.clone(),
         None => build(home).await?,
     };
-    let setting = Setting { is_quick: options.quick, is_full: options.full, program, seed: options.seed };
+    let setting = Setting {
+        is_quick: options.quick,
+        is_full: options.full,
+        largest: options.largest,
+        program,
+        seed: options.seed,
+    };
 
     let mut outcomes = KeptOutcomes::open(&results)?;
     let machine = Machine::this();

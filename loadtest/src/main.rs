@@ -2,11 +2,12 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`produce`] | a believable mix of events, at a rate or flat out, to Kafka or the HTTP intake |
-//! | [`read`] | filters and pages at a rate |
-//! | [`compare`] | everything that is promised, measured beside what people use today; [`report`] writes it down |
+//! | [`produce`] | a believable mix of events, at a rate or flat out, to Kafka, the HTTP intake or standard output |
+//! | [`read`] | filters and pages at a rate, from when each was due |
+//! | [`compare`] | everything that is promised, measured beside what people use today, a file a phase; [`report`] writes it down |
+//! | [`peers`] | what is measured beside ours: Kafka Connect, the bare driver, PostgreSQL, a bare web server |
 //! | [`mix`] | the events, made from a seed and a number, and what must show of them |
-//! | [`views`] | the pages that are measured |
+//! | [`views`] | the pages that are measured, and what each must show |
 //! | [`schedule`] | when what is to be done is due |
 //! | [`client`], [`intake`], [`publish`] | one connection; events over HTTP, and into Kafka |
 //! | [`dev`] | a `backstamp dev` of our own: started, given a key, measured, ended |

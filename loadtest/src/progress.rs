@@ -1,4 +1,6 @@
-//! Progress bars.
+//! Progress bars; a line each where nobody watches.
+
+use std::io::{IsTerminal, stderr};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -12,7 +14,11 @@ pub(crate) fn rounds(what: &str, count: u64) -> ProgressBar {
     bar(what, count, "{msg:36} {bar:30} round {pos} of {len}  {eta}")
 }
 
+#[expect(clippy::print_stderr, reason = "what a person wants to read while it works")]
 fn bar(what: &str, count: u64, template: &str) -> ProgressBar {
+    if !stderr().is_terminal() {
+        eprintln!("  {what}");
+    }
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(count).with_style(style).with_message(what.to_owned())
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{ACCOUNT, Setting};
+use super::Setting;
 use crate::client::Server;
 use crate::intake::TakenIn;
 use crate::measure::{Spread, Usage};
@@ -46,6 +46,7 @@ impl Loads {
         Ok(Loads {
             sizes: sizes
                 .iter()
+                .filter(|count| **count <= setting.largest)
                 .map(|count| mix(Shape::Giant, &format!("cmp_giant_{count}"), *count))
                 .collect(),
             same_second: mix(Shape::SameSecond, "cmp_second", special),
@@ -124,7 +125,7 @@ async fn measure(
     loads: &Loads,
 ) -> anyhow::Result<(Vec<Cost>, BTreeSet<String>)> {
     let views = loads.views().await?;
-    let (warm_up, rounds) = setting.pick((50, 1000), (10, 100));
+    let (warm_up, rounds) = setting.pick((50, 1000), (10, 60));
     let bar = progress::rounds("reading", (warm_up + rounds) as u64);
     let (took_ms, wrong) = views::measure(server, &views, warm_up, rounds, &bar).await?;
     bar.finish_and_clear();
@@ -153,16 +154,29 @@ fn tell(costs: &[Cost], goals: &PageGoals, outcome: &mut Outcome) {
             costs[0].load
         ),
         2,
-        &["events", "page", "number", "rows", "total", "p50 ms", "p10 to p90 ms", "p99 ms", "p50 ×", "p99 ×"],
+        &[
+            "events",
+            "page",
+            "number",
+            "rows",
+            "total",
+            "requests",
+            "p50 ms",
+            "p10 to p90 ms",
+            "p99 ms",
+            "p50 ×",
+            "p99 ×",
+        ],
     );
     for cost in costs {
-        let Spread { median, p10, p90, p99, .. } = cost.ms;
+        let Spread { count, median, p10, p90, p99, .. } = cost.ms;
         table.row([
             cost.load.clone(),
             cost.page.to_owned(),
             thousands(cost.number as f64),
             cost.rows.to_string(),
             thousands(cost.total as f64),
+            count.to_string(),
             show(median),
             format!("{} to {}", show(p10), show(p90)),
             show(p99),
