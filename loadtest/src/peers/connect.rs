@@ -142,7 +142,7 @@ impl<'a> Connect<'a> {
         }
         let shown = Instant::now();
         let usage: Vec<Usage> = meters.iter().map(Meter::read).collect::<Result<_, _>>()?;
-        // Where a row was put off, the end is when a count that found all began.
+        // Where rows were put off, the end is when the count that found them began.
         let done = self.count_all(shown).await?;
         self.put("pause").await?;
         self.bring_to("PAUSED").await?;
@@ -209,7 +209,7 @@ impl<'a> Connect<'a> {
                 return Ok(begun);
             }
             ensure!(
-                shown.elapsed() < MISSING_TIMEOUT,
+                begun < shown + MISSING_TIMEOUT,
                 "{by_campaign} and {by_contact} rows are in the tables, not {}; the log of Connect:\n{}",
                 self.rows,
                 self.log_end()
@@ -294,7 +294,7 @@ impl Ends {
                 "campaign_id": self.campaign,
                 "contact_id": self.contact,
             });
-            Ok(Outgoing { key: self.campaign.clone(), value: to_their_form(event.to_string().into_bytes())? })
+            Ok(Outgoing { key: self.campaign.clone(), value: to_their_form(event.to_string().as_bytes())? })
         });
         records.collect()
     }
@@ -330,8 +330,8 @@ struct Theirs<'a> {
     url: Option<&'a str>,
 }
 
-fn to_their_form(record: Vec<u8>) -> anyhow::Result<Vec<u8>> {
-    let ours: Ours<'_> = serde_json::from_slice(&record)?;
+fn to_their_form(record: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let ours: Ours<'_> = serde_json::from_slice(record)?;
     Ok(serde_json::to_vec(&Theirs {
         campaign_id: ours.campaign_id,
         ts: ours.occurred_at.timestamp_millis(),
@@ -441,7 +441,7 @@ mod tests {
     fn an_event_is_rewritten_for_the_sink() {
         let ours = br#"{"id":"evt_1","account_id":"acme","type":"click","occurred_at":"1970-01-01T00:00:01.5Z","contact_id":"c",
             "campaign_id":"cmp","url":"https://books.example","metadata":{}}"#;
-        let theirs = to_their_form(ours.to_vec()).expect("an event");
+        let theirs = to_their_form(ours).expect("an event");
         let want = r#"{"campaign_id":"cmp","ts":1500,"event_id":"evt_1","type":"click","contact_id":"c","list_id":null,"automation_id":null,"email":null,"url":"https://books.example"}"#;
         assert_eq!(String::from_utf8(theirs).expect("text"), want);
     }

@@ -74,7 +74,7 @@ impl Marker {
             "contact_id": self.contact,
             "campaign_id": self.id,
         });
-        Ok(Outgoing { key: self.id.clone(), value: form(event.to_string().into_bytes())? })
+        Ok(Outgoing { key: self.id.clone(), value: form(event.to_string().as_bytes())? })
     }
 }
 
@@ -160,6 +160,6 @@ async fn look_for(
 }
 
 /// The form in which `mail.events` takes events: as they are.
-pub(super) fn as_it_is(record: Vec<u8>) -> anyhow::Result<Vec<u8>> {
-    Ok(record)
+pub(super) fn as_it_is(record: &[u8]) -> anyhow::Result<Vec<u8>> {
+    Ok(record.to_vec())
 }

@@ -115,7 +115,7 @@ pub(super) struct Records<'a> {
 }
 
 /// Rewrites an event as `mail.events` takes it.
-pub(super) type Form = fn(Vec<u8>) -> anyhow::Result<Vec<u8>>;
+pub(super) type Form = fn(&[u8]) -> anyhow::Result<Vec<u8>>;
 
 impl<'a> Records<'a> {
     /// The records of `mix`.
@@ -128,7 +128,7 @@ impl<'a> Records<'a> {
         let event = self.mix.arrival(arrival);
         let mut value = Vec::new();
         self.writer.write(&event, &mut value);
-        Ok(Outgoing { key: self.mix.campaign_id(event.campaign), value: (self.form)(value)? })
+        Ok(Outgoing { key: self.mix.campaign_id(event.campaign), value: (self.form)(&value)? })
     }
 }
 
