@@ -171,8 +171,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let mut failed = Vec::new();
     for phase in Phase::ALL {
         let is_wanted = options.only.is_empty() || options.only.contains(&phase);
-        let is_again = options.again.contains(&phase);
-        if !is_wanted && !is_again || outcomes.contains(phase.name()) && !is_again {
+        let is_missing = is_wanted && !outcomes.contains(phase.name());
+        if !is_missing && !options.again.contains(&phase) {
             continue;
         }
         eprintln!("{}", phase.title());

@@ -251,16 +251,16 @@ impl Mix {
     fn time(&self, number: u64, chance: u64) -> (bool, i64) {
         let begun_ms = self.now_ms - BEGUN_MS;
         let (burst, place) = (number / BURST_EVENTS, number % BURST_EVENTS);
-        let later_ms = place.saturating_sub(BURST_EVENTS / 2 - 1) as i64 * BURST_STEP_MS;
+        let later_ms = place.saturating_sub(BURST_EVENTS / 2 - 1).cast_signed() * BURST_STEP_MS;
         let is_blast = chance % 100 < BLAST_PERCENT;
         match self.shape {
             Shape::SameSecond => (is_blast, begun_ms - begun_ms.rem_euclid(SECOND_MS)),
             Shape::Giant => {
                 let blast = self.count * BLAST_PERCENT / 100;
                 if number < blast {
-                    return (true, begun_ms + burst as i64 * BURST_EVERY_MS + later_ms);
+                    return (true, begun_ms + burst.cast_signed() * BURST_EVERY_MS + later_ms);
                 }
-                let blast_ms = (blast / BURST_EVENTS + 2) as i64 * BURST_EVERY_MS;
+                let blast_ms = (blast / BURST_EVENTS + 2).cast_signed() * BURST_EVERY_MS;
                 let done = (number - blast) as f64 / (self.count - blast) as f64;
                 (false, begun_ms + blast_ms + ((BEGUN_MS - blast_ms) as f64 * done.powi(3)) as i64)
             }

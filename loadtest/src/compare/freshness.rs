@@ -23,8 +23,8 @@ pub(super) async fn freshness(setting: &Setting) -> anyhow::Result<Outcome> {
 
     let mut connect = Connect::start(&servers).await?;
     // The first of both warms up Java's compilers.
-    connect.flat_out(&*mixes.next(Shape::Mixed, flat_out_events / 3)).await?;
-    let connect_full = connect.flat_out(&*mixes.next(Shape::Mixed, flat_out_events)).await?;
+    connect.flat_out(&mixes.next(Shape::Mixed, flat_out_events / 3)).await?;
+    let connect_full = connect.flat_out(&mixes.next(Shape::Mixed, flat_out_events)).await?;
     bar.inc(1);
     let per_s = connect_full.per_s() / 2.0;
     let mix = mixes.next(Shape::Mixed, (per_s * seconds) as u64);
@@ -34,8 +34,8 @@ pub(super) async fn freshness(setting: &Setting) -> anyhow::Result<Outcome> {
     bar.inc(1);
 
     let mut ours = Ours::start(&servers, &setting.program).await?;
-    ours.flat_out(&*mixes.next(Shape::Mixed, flat_out_events / 3)).await?;
-    let ours_full = ours.flat_out(&*mixes.next(Shape::Mixed, flat_out_events)).await?;
+    ours.flat_out(&mixes.next(Shape::Mixed, flat_out_events / 3)).await?;
+    let ours_full = ours.flat_out(&mixes.next(Shape::Mixed, flat_out_events)).await?;
     bar.inc(1);
     let per_s = ours_full.per_s() / 2.0;
     let mix = mixes.next(Shape::Mixed, (per_s * seconds) as u64);

@@ -1,8 +1,6 @@
 //! Kafka to Cassandra: `backstamp ingest` beside Kafka Connect, which writes the rows alone, and beside the bare driver, which is handed the
 //! same mutations.
 
-use std::sync::Arc;
-
 use serde_json::json;
 
 use super::dev_ingest::{measured_row, measured_table, median_cpu_us, median_per_s};
@@ -37,15 +35,15 @@ pub(super) async fn ingest_kafka(setting: &Setting) -> anyhow::Result<Outcome> {
     let shapes = [Shape::Mixed, Shape::Small];
     let bar = progress::rounds("ingest, Connect and driver in turn", 1 + 2 * repetitions);
     // What comes first is slower, for all: Java's compilers have to warm up.
-    connect.flat_out(&*mixes.next(Shape::Mixed, events / 5)).await?;
-    ours.flat_out(&*mixes.next(Shape::Mixed, events / 5)).await?;
+    connect.flat_out(&mixes.next(Shape::Mixed, events / 5)).await?;
+    ours.flat_out(&mixes.next(Shape::Mixed, events / 5)).await?;
     bar.inc(1);
     let mut runs = [Runs::default(), Runs::default()];
     for _ in 0..repetitions {
         for (shape, runs) in shapes.iter().zip(&mut runs) {
-            runs.connect.push(connect.flat_out(&*mixes.next(*shape, events)).await?);
+            runs.connect.push(connect.flat_out(&mixes.next(*shape, events)).await?);
             servers.settle().await?;
-            runs.ours.push(ours.flat_out(&*mixes.next(*shape, events)).await?);
+            runs.ours.push(ours.flat_out(&mixes.next(*shape, events)).await?);
             servers.settle().await?;
             let mix = mixes.next(*shape, events);
             runs.driver.push(bare_driver::flat_out(&servers, &setting.program, &mix).await?);
@@ -106,11 +104,11 @@ impl Mixes {
     }
 
     /// The next.
-    pub(super) fn next(&mut self, shape: Shape, events: u64) -> Arc<Mix> {
+    pub(super) fn next(&mut self, shape: Shape, events: u64) -> Mix {
         self.made += 1;
         let (name, seed) = (format!("cmp_{}", self.made), self.seed.wrapping_add(self.made));
         let mut mix = Mix::new(shape, &name, events, self.now_ms, seed);
         mix.account = Some(ACCOUNT.to_owned());
-        Arc::new(mix)
+        mix
     }
 }

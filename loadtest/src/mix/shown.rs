@@ -1,5 +1,7 @@
 //! What the endpoints must show of a mix: the total and the events of any page, found by making the events again.
 
+use std::cmp::Reverse;
+
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -112,7 +114,7 @@ impl Mix {
                 next -= 1;
                 rows.extend(Some(self.event(next)).filter(|event| view.wants(event)));
             }
-            rows[tied..].sort_unstable_by(|one, other| other.id.cmp(&one.id));
+            rows[tied..].sort_unstable_by_key(|event| Reverse(event.id));
         }
         let skipped = ((view.page - 1) * view.per_page) as usize - passed;
         rows.into_iter().skip(skipped).take(view.per_page as usize)

@@ -73,8 +73,11 @@ impl Goal {
         match self {
             IngestMixed => ("ingest on Kafka and Cassandra, campaigns of all sizes", CONNECT),
             IngestSmall => ("the same, 100,000 small campaigns interleaved", CONNECT),
-            IngestCpu => ("CPU an event of the same", "Kafka Connect's"),
-            IngestDriver => ("the same", "the bare scylla driver writing the same mutations, best batching"),
+            IngestCpu => ("CPU an event of `ingest`, campaigns of all sizes", "Kafka Connect's"),
+            IngestDriver => (
+                "ingest, campaigns of all sizes",
+                "the bare scylla driver writing the same mutations, best batching",
+            ),
             Decode => ("decode to rows, no I/O, one core", "serde_json into a struct of the same fields"),
             PostgresFirst => (
                 "first page with total, 1 million events, HTTP, embedded store",
