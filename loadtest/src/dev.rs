@@ -1,11 +1,13 @@
 //! A `backstamp dev` of our own, on a temporary directory and free ports.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -85,25 +87,19 @@ impl Dev {
         answer["key"].as_str().map(str::to_owned).context("`backstamp keys create` printed no key")
     }
 
-    /// The most memory that it has had so far, in bytes.
-    pub(crate) fn memory_peak_bytes(&self) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()?)).ok()?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        kib.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    /// The number of its process.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended.
+    pub(crate) fn pid(&self) -> anyhow::Result<u32> {
+        self.child.id().context("`backstamp dev` has ended")
     }
 
-    /// What its data takes on disk, in bytes.
-    pub(crate) fn disk_bytes(&self) -> u64 {
-        fn size(path: &Path) -> u64 {
-            let Ok(entries) = fs::read_dir(path) else { return 0 };
-            let sizes = entries.flatten().map(|entry| match entry.metadata() {
-                Ok(metadata) if metadata.is_dir() => size(&entry.path()),
-                Ok(metadata) => metadata.len(),
-                Err(_) => 0,
-            });
-            sizes.sum()
-        }
-        size(&self.data.path().join("data"))
+    /// What its data takes on disk.
+    pub(crate) fn disk(&self) -> Disk {
+        let data = self.data.path().join("data");
+        Disk { log_bytes: disk_bytes(&data.join("log")), store_bytes: disk_bytes(&data.join("store")) }
     }
 
     /// Ends it.
@@ -111,6 +107,26 @@ impl Dev {
         self.child.kill().await.context("`backstamp dev` ended before")?;
         Ok(())
     }
+}
+
+/// What the data of a `dev` takes on disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Disk {
+    /// The log: the events as they came.
+    pub(crate) log_bytes: u64,
+    /// The store: both projections, and their tallies.
+    pub(crate) store_bytes: u64,
+}
+
+/// What all files below `path` take on disk: the blocks that are theirs, which may be fewer than their lengths.
+pub(crate) fn disk_bytes(path: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else { return 0 };
+    let sizes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    });
+    sizes.sum()
 }
 
 /// `program` with none of the settings of our own environment.

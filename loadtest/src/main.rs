@@ -2,16 +2,35 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | [`produce`] | a believable mix of events, at a rate or flat out, to Kafka, the HTTP intake or standard output |
+//! | [`read`] | filters and pages at a rate, from when each was due |
+//! | [`compare`] | everything that is promised, measured beside what people use today, a file a phase; [`report`] writes it down |
+//! | [`peers`] | what is measured beside ours: Kafka Connect, the bare driver, PostgreSQL, a bare web server |
+//! | [`mix`] | the events, made from a seed and a number, and what must show of them |
+//! | [`views`] | the pages that are measured, and what each must show |
+//! | [`schedule`] | when what is to be done is due |
+//! | [`client`], [`intake`], [`publish`] | one connection; events over HTTP, and into Kafka |
 //! | [`dev`] | a `backstamp dev` of our own: started, given a key, measured, ended |
-//! | [`mix`] | the events of one campaign, and what its pages must show |
-//! | [`pages`] | is a total of a million exact, and what does the last page cost? |
+//! | [`measure`] | spreads of figures, and what processes use |
 //!
 //! Everything stays on this machine: a server that is not on the loopback interface is refused.
 
+mod client;
+mod compare;
 mod decode;
 mod dev;
+mod intake;
+mod measure;
 mod mix;
-mod pages;
+mod options;
+mod peers;
+mod produce;
+mod progress;
+mod publish;
+mod read;
+mod report;
+mod schedule;
+mod views;
 
 use std::process::ExitCode;
 
@@ -29,7 +48,12 @@ struct Program {
 #[derive(Subcommand)]
 enum Command {
     Decode(decode::Options),
-    Pages(pages::Options),
+    Produce(produce::Options),
+    Peer(peers::Options),
+    #[command(hide = true)]
+    BareHttp(peers::bare_http::Options),
+    Read(read::Options),
+    Compare(compare::Options),
 }
 
 #[tokio::main]
@@ -38,7 +62,13 @@ async fn main() -> anyhow::Result<ExitCode> {
     let work = async {
         match program.command {
             Command::Decode(options) => decode::run(&options),
-            Command::Pages(options) => Box::pin(pages::run(options)).await,
+            Command::Produce(options) => Box::pin(produce::run(options)).await,
+            Command::Peer(options) => Box::pin(peers::run(options)).await,
+            Command::BareHttp(options) => {
+                Box::pin(peers::bare_http::run(options)).await.map(|()| ExitCode::SUCCESS)
+            }
+            Command::Read(options) => Box::pin(read::run(options)).await,
+            Command::Compare(options) => Box::pin(compare::run(options)).await,
         }
     };
     // Dropped on a signal, the work takes the process that it started along.

@@ -1,9 +1,10 @@
-//! The real servers: one Kafka and one Cassandra for a whole test process, from their jars, without containers.
+//! The real servers, from their jars, without containers: one Kafka and one Cassandra for a whole test process
+//! ([`kafka()`], [`cassandra()`]), or some of a benchmark's own ([`Kafka::start`], [`Cassandra::start`]).
 //!
 //! Each starts when first asked for, on free ports of 127.0.0.1 and with empty data, and ends with the process.
-//! Needed are a Java 17 (`java`, or the one of `JAVA_HOME`) and, once, Maven, which fetches the jars to the
-//! build directory. Where a machine has servers already, their addresses in the environment are used
-//! and nothing is started:
+//! What else runs beside them can be started the same way: [`server`]. Needed are a Java 17 (`java`, or the one of `JAVA_HOME`) and, once, Maven, which fetches the jars to the
+//! build directory. Where a machine has servers already, the tests use their addresses in the environment
+//! and start nothing:
 //!
 //! | variable | value |
 //! | --- | --- |
@@ -13,10 +14,10 @@
 //! Such servers keep what tests leave: see [`Topics::delete`] and [`Cassandra::drop_keyspace`].
 
 mod cassandra;
-mod jars;
-mod java;
+pub mod jars;
+pub mod java;
 mod kafka;
-mod server;
+pub mod server;
 
 use std::sync::OnceLock;
 
@@ -27,6 +28,15 @@ use scylla::client::session_builder::SessionBuilder;
 use crate::kafka::Topics;
 use server::Server;
 
+/// What servers are started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Up soon, light on a small machine; what a store acknowledges is on disk.
+    Tests,
+    /// As they would be run: the compilers, the collector and the commit log that their own start scripts choose.
+    Benchmark,
+}
+
 /// The Kafka of this test process; starts it when nobody has.
 ///
 /// # Panics
@@ -36,11 +46,8 @@ pub async fn kafka() -> &'static Kafka {
     static KAFKA: OnceLock<Result<Kafka, String>> = OnceLock::new();
     started_once(&KAFKA, || {
         Ok(match std::env::var("BACKSTAMP_TEST_KAFKA") {
-            Ok(bootstrap) => Kafka { bootstrap, _server: None },
-            Err(_) => {
-                let (bootstrap, server) = kafka::start().context("Kafka does not start")?;
-                Kafka { bootstrap, _server: Some(server) }
-            }
+            Ok(bootstrap) => Kafka { bootstrap, server: None },
+            Err(_) => Kafka::start(Profile::Tests)?,
         })
     })
     .await
@@ -55,11 +62,8 @@ pub async fn cassandra() -> &'static Cassandra {
     static CASSANDRA: OnceLock<Result<Cassandra, String>> = OnceLock::new();
     started_once(&CASSANDRA, || {
         Ok(match std::env::var("BACKSTAMP_TEST_SCYLLA") {
-            Ok(contact) => Cassandra { contact, _server: None },
-            Err(_) => {
-                let (contact, server) = cassandra::start().context("Cassandra does not start")?;
-                Cassandra { contact, _server: Some(server) }
-            }
+            Ok(contact) => Cassandra { contact, server: None },
+            Err(_) => Cassandra::start(Profile::Tests)?,
         })
     })
     .await
@@ -69,10 +73,25 @@ pub async fn cassandra() -> &'static Cassandra {
 pub struct Kafka {
     /// Bootstrap servers, `host:port`: what `BACKSTAMP_KAFKA_BROKERS` takes.
     pub bootstrap: String,
-    _server: Option<Server>,
+    server: Option<Server>,
 }
 
 impl Kafka {
+    /// Starts a node with no data; it ends when dropped. Blocks until it answers.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start: with what is missing, or the end of its log.
+    pub fn start(profile: Profile) -> anyhow::Result<Self> {
+        let (bootstrap, server) = kafka::start(profile).context("Kafka does not start")?;
+        Ok(Self { bootstrap, server: Some(server) })
+    }
+
+    /// The number of its process; none where it was not started here.
+    pub fn pid(&self) -> Option<u32> {
+        self.server.as_ref().map(Server::pid)
+    }
+
     /// The topics whose names start with `prefix`: what `BACKSTAMP_TOPIC_PREFIX` takes. With a prefix from
     /// [`unique_name`](crate::unique_name) they are a test's own; with an empty one they are everybody's.
     pub fn topics(&self, prefix: &str) -> Topics {
@@ -84,10 +103,25 @@ impl Kafka {
 pub struct Cassandra {
     /// The node's CQL address, `host:port`: what `BACKSTAMP_SCYLLA_NODES` takes.
     pub contact: String,
-    _server: Option<Server>,
+    server: Option<Server>,
 }
 
 impl Cassandra {
+    /// Starts a node with no data; it ends when dropped. Blocks until it answers.
+    ///
+    /// # Errors
+    ///
+    /// When it does not start: with what is missing, or the end of its log.
+    pub fn start(profile: Profile) -> anyhow::Result<Self> {
+        let (contact, server) = cassandra::start(profile).context("Cassandra does not start")?;
+        Ok(Self { contact, server: Some(server) })
+    }
+
+    /// The number of its process; none where it was not started here.
+    pub fn pid(&self) -> Option<u32> {
+        self.server.as_ref().map(Server::pid)
+    }
+
     /// A new session. It belongs to the runtime of the test that opens it.
     ///
     /// # Panics

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::Result;
 use scylla::client::session_builder::SessionBuilder;
 
-use super::jars;
 use super::java::Java;
 use super::server::{self, Server};
+use super::{Profile, jars};
 use crate::{scratch, unique_name};
 
 const POM: &str = include_str!("../../servers/cassandra.pom.xml");
@@ -18,7 +18,7 @@ const LOG_SETTINGS: &str = include_str!("../../servers/logback.xml");
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Starts a node with no data, and returns its CQL address with it.
-pub(super) fn start() -> Result<(String, Server)> {
+pub(super) fn start(profile: Profile) -> Result<(String, Server)> {
     let java = Java::find()?;
     let jars = jars::fetch("cassandra", POM)?;
     server::on_free_ports(|[port, storage_port]| {
@@ -32,13 +32,18 @@ pub(super) fn start() -> Result<(String, Server)> {
                 ("@DIR@", &directory.display().to_string()),
                 ("@CQL_PORT@", &port.to_string()),
                 ("@STORAGE_PORT@", &storage_port.to_string()),
+                ("@PROFILE@", profile_settings(profile)),
             ],
         )?;
         fs::write(directory.join("logback.xml"), LOG_SETTINGS)?;
 
         let classpath = format!("{}:{}/*", directory.display(), jars.display());
-        let mut node = java.command(&directory, &classpath);
-        node.args(["-Xms256m", "-Xmx1g", "-Djava.security.manager=allow"]);
+        let mut node = java.command(profile, &directory, &classpath);
+        match profile {
+            Profile::Tests => node.args(["-Xms256m", "-Xmx1g"]),
+            Profile::Benchmark => node.args(["-Xms2g", "-Xmx2g"]).args(COLLECTOR),
+        };
+        node.arg("-Djava.security.manager=allow");
         node.args(EXPORTED.map(|package| format!("--add-exports={package}=ALL-UNNAMED")));
         node.args(OPENED.map(|package| format!("--add-opens={package}=ALL-UNNAMED")));
         node.arg(format!("-Djna.tmpdir={}", directory.display()));
@@ -48,10 +53,23 @@ pub(super) fn start() -> Result<(String, Server)> {
         node.args(["-Dcassandra.ring_delay_ms=0", "org.apache.cassandra.service.CassandraDaemon"]);
 
         let contact = format!("127.0.0.1:{port}");
-        let server =
-            server::start(node, &directory.join("server.log"), port, || answers(&contact, &cluster))?;
+        let server = server::start(node, &directory.join("server.log"), || {
+            server::accepts(port) && answers(&contact, &cluster)
+        })?;
         Ok((contact, server))
     })
+}
+
+/// The part of the settings that depends on what the node is for.
+fn profile_settings(profile: Profile) -> &'static str {
+    match profile {
+        // A write is acknowledged once it is on disk: a killed node loses nothing that it acknowledged.
+        Profile::Tests => "commitlog_sync: batch\ncommitlog_segment_size: 8MiB",
+        // Cassandra's own, but that compaction is not held back: what it puts off would be somebody else's to pay.
+        Profile::Benchmark => {
+            "commitlog_sync: periodic\ncommitlog_sync_period: 10000ms\ncompaction_throughput: 0MiB/s"
+        }
+    }
 }
 
 /// Whether CQL is answered, and by this node, not by one that took the port before it.
@@ -66,6 +84,16 @@ fn answers(contact: &str, cluster: &str) -> bool {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.is_ok_and(|runtime| runtime.block_on(name).as_deref() == Some(cluster))
 }
+
+/// How Cassandra's own start script sets up the collector.
+const COLLECTOR: [&str; 6] = [
+    "-XX:+UseG1GC",
+    "-XX:+ParallelRefProcEnabled",
+    "-XX:MaxTenuringThreshold=1",
+    "-XX:G1RSetUpdatingPauseTimePercent=5",
+    "-XX:MaxGCPauseMillis=300",
+    "-XX:InitiatingHeapOccupancyPercent=70",
+];
 
 /// What Cassandra needs of Java's insides; its own start script lists the same.
 const EXPORTED: [&str; 9] = [

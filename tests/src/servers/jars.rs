@@ -1,4 +1,4 @@
-//! The servers' jars: fetched by Maven to the build directory, once.
+//! Jars: fetched by Maven to the build directory, once.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,7 +16,11 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(600);
 /// The folder of the jars that `pom` asks for, fetched where they are not all there.
 ///
 /// One test process fetches at a time: Maven's own cache does not bear more, and the others then find theirs.
-pub(super) fn fetch(name: &str, pom: &str) -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// Where there is no Maven, or it cannot fetch them: says how to get it, or what it said.
+pub fn fetch(name: &str, pom: &str) -> Result<PathBuf> {
     let servers = target_directory().join("servers");
     fs::create_dir_all(&servers)?;
     let lock = File::create(servers.join("lock"))?;
@@ -59,16 +63,16 @@ fn copy_dependencies(home: &Path, pom: &str, jars: &Path) -> Result<()> {
     maven.arg("dependency:copy-dependencies").arg(format!("-DoutputDirectory={}", jars.display()));
 
     let log = home.join("mvn.log");
-    match run_to_end(process::log_to(maven, &log)?, FETCH_TIMEOUT) {
+    match run_to_end(maven, &log, FETCH_TIMEOUT) {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => {
             let said = fs::read_to_string(&log).unwrap_or_default();
             bail!("mvn cannot fetch the jars ({status}):\n{}", process::tail(&said, 20))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
-            "the tests on real servers need Maven once, to fetch their jars, and there is no `mvn` here.\n\
+            "real servers need Maven once, to fetch their jars, and there is no `mvn` here.\n\
              Debian and Ubuntu: apt-get install maven\n\
-             Or name running servers in BACKSTAMP_TEST_KAFKA and BACKSTAMP_TEST_SCYLLA."
+             For tests: or name running servers in BACKSTAMP_TEST_KAFKA and BACKSTAMP_TEST_SCYLLA."
         ),
         Err(error) => Err(error).context("mvn cannot be run"),
     }

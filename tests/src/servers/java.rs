@@ -5,15 +5,20 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use super::Profile;
+
 /// The oldest that Kafka 4 runs on, and the newest that Cassandra 5 is made for.
 const VERSION: u32 = 17;
 
-/// Options for every server: quick to start, light on a small machine, nothing left in the system's folders.
-const OPTIONS: [&str; 4] =
-    ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-XX:+ExitOnOutOfMemoryError"];
+/// Options for every server: nothing left in the system's folders, and an end where memory is.
+const OPTIONS: [&str; 2] = ["-XX:-UsePerfData", "-XX:+ExitOnOutOfMemoryError"];
+/// For tests: quick to start, light on a small machine.
+const TEST_OPTIONS: [&str; 2] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+/// For benchmarks: what Java takes by itself on a server, whatever it takes this machine for.
+const BENCHMARK_OPTIONS: [&str; 2] = ["-XX:+UseG1GC", "-server"];
 
 /// A Java that is new enough.
-pub(super) struct Java {
+pub struct Java {
     path: PathBuf,
 }
 
@@ -23,7 +28,7 @@ impl Java {
     /// # Errors
     ///
     /// Without one, or with one that is too old: says how to get one.
-    pub(super) fn find() -> Result<Self> {
+    pub fn find() -> Result<Self> {
         let home = std::env::var_os("JAVA_HOME");
         let path = home.map_or_else(|| "java".into(), |home| PathBuf::from(home).join("bin/java"));
         let found = match Command::new(&path).arg("-version").output() {
@@ -37,16 +42,21 @@ impl Java {
             }
         };
         bail!(
-            "the tests on real servers need Java {VERSION}; {found}\n\
+            "real servers need Java {VERSION}; {found}\n\
              Debian and Ubuntu: apt-get install openjdk-{VERSION}-jre-headless\n\
-             Or name running servers in BACKSTAMP_TEST_KAFKA and BACKSTAMP_TEST_SCYLLA."
+             For tests: or name running servers in BACKSTAMP_TEST_KAFKA and BACKSTAMP_TEST_SCYLLA."
         )
     }
 
     /// A command that runs it in `directory` with `classpath`; the caller adds options and the main class.
-    pub(super) fn command(&self, directory: &Path, classpath: &str) -> Command {
+    pub fn command(&self, profile: Profile, directory: &Path, classpath: &str) -> Command {
         let mut command = Command::new(&self.path);
-        command.current_dir(directory).args(OPTIONS).args(["-cp", classpath]);
+        command.current_dir(directory).args(OPTIONS);
+        command.args(match profile {
+            Profile::Tests => TEST_OPTIONS,
+            Profile::Benchmark => BENCHMARK_OPTIONS,
+        });
+        command.args(["-cp", classpath]);
         command.arg(format!("-Djava.io.tmpdir={}", directory.display()));
         command
     }

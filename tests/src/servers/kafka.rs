@@ -6,10 +6,10 @@ use anyhow::Result;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use super::jars;
 use super::java::Java;
 use super::server::{self, Server};
-use crate::{process, scratch};
+use super::{Profile, jars};
+use crate::scratch;
 
 const POM: &str = include_str!("../../servers/kafka.pom.xml");
 const SETTINGS: &str = include_str!("../../servers/server.properties");
@@ -18,7 +18,7 @@ const FORMAT_TIMEOUT: Duration = Duration::from_secs(60);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Starts a node with no data, and returns its bootstrap address with it.
-pub(super) fn start() -> Result<(String, Server)> {
+pub(super) fn start(profile: Profile) -> Result<(String, Server)> {
     let java = Java::find()?;
     let jars = jars::fetch("kafka", POM)?;
     let classpath = format!("{}/*", jars.display());
@@ -36,17 +36,22 @@ pub(super) fn start() -> Result<(String, Server)> {
         )?;
         let cluster = cluster_id();
 
-        let mut format = java.command(&directory, &classpath);
+        // It runs for a moment, whatever the node is for.
+        let mut format = java.command(Profile::Tests, &directory, &classpath);
         format.args(["kafka.tools.StorageTool", "format", "-t", &cluster, "-c"]).arg(&settings);
-        let formatted = server::run_to_end(process::log_to(format, &log)?, FORMAT_TIMEOUT)?;
+        let formatted = server::run_to_end(format, &log, FORMAT_TIMEOUT)?;
         if !formatted.success() {
             return Err(server::failure("its storage cannot be formatted", &log));
         }
 
-        let mut node = java.command(&directory, &classpath);
-        node.args(["-Xms128m", "-Xmx512m", "kafka.Kafka"]).arg(&settings);
+        let mut node = java.command(profile, &directory, &classpath);
+        node.args(match profile {
+            Profile::Tests => ["-Xms128m", "-Xmx512m"],
+            Profile::Benchmark => ["-Xms1g", "-Xmx1g"],
+        });
+        node.arg("kafka.Kafka").arg(&settings);
         let bootstrap = format!("127.0.0.1:{port}");
-        let server = server::start(node, &log, port, || answers(&bootstrap, &cluster))?;
+        let server = server::start(node, &log, || server::accepts(port) && answers(&bootstrap, &cluster))?;
         Ok((bootstrap, server))
     })
 }

@@ -20,9 +20,27 @@ const PORT_ATTEMPTS_MAX: usize = 5;
 const ERRORS_SHOWN_MAX: usize = 10;
 const LOG_LINES_SHOWN: usize = 30;
 
-/// A running server. It ends with the test process, or when dropped.
-pub(super) struct Server {
+/// A running server. It ends with this process, or when dropped.
+#[derive(Debug)]
+pub struct Server {
     process: Child,
+}
+
+impl Server {
+    /// The number of its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Asks it to end by `signal`, and kills it where it has not `within` that time. Says how it ended, or that it was killed.
+    ///
+    /// # Errors
+    ///
+    /// When it had ended before.
+    pub fn end(mut self, signal: i32, within: Duration) -> io::Result<Option<ExitStatus>> {
+        process::send_signal(&mut self.process, signal)?;
+        process::wait_until(&mut self.process, Instant::now() + within)
+    }
 }
 
 impl Drop for Server {
@@ -34,7 +52,11 @@ impl Drop for Server {
 }
 
 /// Runs `start` with `N` ports that are free, and again with others where somebody else was quicker to take one.
-pub(super) fn on_free_ports<const N: usize, T>(start: impl Fn([u16; N]) -> Result<T>) -> Result<T> {
+///
+/// # Errors
+///
+/// When `start` fails for another reason, or too often for this one.
+pub fn on_free_ports<const N: usize, T>(start: impl Fn([u16; N]) -> Result<T>) -> Result<T> {
     let mut attempts = 1;
     loop {
         match start(free_ports()?) {
@@ -44,21 +66,23 @@ pub(super) fn on_free_ports<const N: usize, T>(start: impl Fn([u16; N]) -> Resul
     }
 }
 
-/// Starts `command`, which logs to `log`, and waits until `answers` says so. `port` is tried before `answers` is asked.
+/// Starts `command`, which logs to `log`, and waits until `answers` says so.
 ///
 /// # Errors
 ///
-/// When it ends before that, or takes too long: with what its log says. [`PortTaken`] is among the causes where
+/// When it ends before that, or takes too long: with what its log says. `PortTaken` is among the causes where
 /// that was it.
-pub(super) fn start(command: Command, log: &Path, port: u16, answers: impl Fn() -> bool) -> Result<Server> {
-    let process = process::spawn(process::log_to(command, log)?).context("java cannot be run")?;
+pub fn start(command: Command, log: &Path, answers: impl Fn() -> bool) -> Result<Server> {
+    let program = command.get_program().to_owned();
+    let process = process::spawn(process::log_to(command, log)?)
+        .with_context(|| format!("{} cannot be run", program.display()))?;
     let mut server = Server { process };
     let end = Instant::now() + START_TIMEOUT;
     loop {
         if let Some(status) = server.process.try_wait()? {
             return Err(failure(&format!("it ended ({status})"), log));
         }
-        if accepts(port) && answers() {
+        if answers() {
             return Ok(server);
         }
         if Instant::now() >= end {
@@ -81,7 +105,7 @@ impl fmt::Display for PortTaken {
 impl std::error::Error for PortTaken {}
 
 /// What happened, and what the log at `log` says about it.
-pub(super) fn failure(what: &str, log: &Path) -> anyhow::Error {
+pub fn failure(what: &str, log: &Path) -> anyhow::Error {
     const PORT_TAKEN: [&str; 2] = ["Address already in use", "is in use by another process"];
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
@@ -100,9 +124,13 @@ fn excerpt(log: &str) -> String {
     format!("{}\n…\n{}", errors.join("\n"), process::tail(log, LOG_LINES_SHOWN))
 }
 
-/// Runs a command that does one thing and ends.
-pub(super) fn run_to_end(command: Command, timeout: Duration) -> io::Result<ExitStatus> {
-    let mut child = process::spawn(command)?;
+/// Runs a command that does one thing, logs to `log`, and ends. It is killed where it takes longer than `timeout`.
+///
+/// # Errors
+///
+/// When it cannot be run.
+pub fn run_to_end(command: Command, log: &Path, timeout: Duration) -> io::Result<ExitStatus> {
+    let mut child = process::spawn(process::log_to(command, log)?)?;
     if let Some(status) = process::wait_until(&mut child, Instant::now() + timeout)? {
         return Ok(status);
     }
@@ -111,7 +139,11 @@ pub(super) fn run_to_end(command: Command, timeout: Duration) -> io::Result<Exit
 }
 
 /// Writes `template` to `path` with its words, such as `@PORT@`, replaced.
-pub(super) fn write_settings(path: &Path, template: &str, words: &[(&str, &str)]) -> io::Result<PathBuf> {
+///
+/// # Errors
+///
+/// When the file cannot be written.
+pub fn write_settings(path: &Path, template: &str, words: &[(&str, &str)]) -> io::Result<PathBuf> {
     let settings = words.iter().fold(template.to_owned(), |text, (word, value)| text.replace(word, value));
     fs::write(path, settings)?;
     Ok(path.to_owned())
@@ -129,7 +161,8 @@ fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
     Ok(ports)
 }
 
-fn accepts(port: u16) -> bool {
+/// Whether somebody listens on a port of this machine.
+pub fn accepts(port: u16) -> bool {
     TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), CONNECT_TIMEOUT).is_ok()
 }
 
@@ -143,7 +176,7 @@ mod tests {
         let log = crate::scratch::directory("server").join("server.log");
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        start(command, &log, 1, || true)
+        start(command, &log, || false)
     }
 
     #[test]
