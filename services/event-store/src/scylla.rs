@@ -17,7 +17,7 @@ mod session;
 mod spans;
 mod statements;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -36,7 +36,6 @@ use timeline::key::{KeyRecord, Permission};
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
-use timeline::tally::ROOT_CELL;
 use timeline::{AccountId, EventType, Id, Position, Span, TimelineId, Timestamp, TypeSet};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -60,6 +59,10 @@ const CALL_REQUESTS_MAX: usize = 64;
 const TTL_S_MAX: i64 = 20 * 365 * 24 * 3600;
 /// How many cells one request reads: ScyllaDB refuses more than 100 keys in a relation.
 const CELLS_READ_MAX: usize = 100;
+/// The cell that says that a timeline exists.
+const KNOWN_CELL: i32 = -1;
+/// How many timelines' heads one request reads.
+const HEADS_READ_MAX: usize = 32;
 /// How long to try for an epoch that others take, too.
 const EPOCH_WAIT_MAX: Duration = Duration::from_secs(30);
 /// The longest pause between two tries, in milliseconds.
@@ -151,6 +154,8 @@ impl EventStore for ScyllaStore {
         }
         let (account, subject, part) =
             (timeline.account.as_str(), timeline.subject.to_string(), part.cast_signed());
+        // Without relations on the clustering: those on every type cost the server more than the rows of a small timeline.
+        let is_whole = types == TypeSet::ALL && *span == Span::all();
         let types: Vec<i8> = types.iter().map(type_number).collect();
         let (statements, decode): (_, Decode<StoredRow>) = match columns {
             Columns::Keys => (&self.statements.read_row_keys, decode_row_keys),
@@ -173,9 +178,11 @@ impl EventStore for ScyllaStore {
                 }
             }
         };
-        let slices: Vec<Vec<StoredRow>> =
-            futures::future::try_join_all(spans::slices(span).into_iter().map(read)).await?;
-        let mut rows: Vec<StoredRow> = slices.into_iter().flatten().collect();
+        let mut rows = if is_whole {
+            self.read(&statements.part, (account, subject, part), decode).await?
+        } else {
+            futures::future::try_join_all(spans::slices(span).into_iter().map(read)).await?.concat()
+        };
         // Each type came in order already, so this is a merge.
         rows.sort_by(|one, other| {
             let newest_first = other.key.position.cmp(&one.key.position);
@@ -199,14 +206,36 @@ impl EventStore for ScyllaStore {
     }
 
     async fn read_heads(&self, timelines: &[TimelineId]) -> Result<Vec<Head>, StoreError> {
-        let heads = timelines.iter().map(|timeline| async move {
-            if !self.is_known(timeline).await? {
-                return Ok(Head::default());
+        let subjects: Vec<String> = timelines.iter().map(|timeline| timeline.subject.to_string()).collect();
+        let mut by_account = BTreeMap::<&str, Vec<&str>>::new();
+        for (timeline, subject) in timelines.iter().zip(&subjects) {
+            by_account.entry(timeline.account.as_str()).or_default().push(subject);
+        }
+        let mut reads = Vec::new();
+        for (account, subjects) in by_account {
+            for chunk in subjects.chunks(HEADS_READ_MAX) {
+                let chunk = chunk.to_vec();
+                reads.push(async move {
+                    let values = (account, chunk);
+                    let cells = self.read(&self.statements.read_heads, values, decode_heads).await?;
+                    Ok((account, cells))
+                });
             }
-            let root = self.read_tallies(timeline, &[ROOT_CELL]).await?.pop().flatten();
-            Ok(Head { known: true, root })
-        });
-        each(heads.collect()).await
+        }
+        let read: Vec<(&str, Vec<HeadCell>)> = each(reads).await?;
+        let mut heads = HashMap::<(&str, &str), Head>::new();
+        for (account, cells) in &read {
+            for (subject, cell, bytes) in cells {
+                let head = heads.entry((*account, subject.as_str())).or_default();
+                match *cell {
+                    KNOWN_CELL => head.known = true,
+                    _ => head.root.clone_from(bytes),
+                }
+            }
+        }
+        let keys = timelines.iter().zip(&subjects);
+        let keys = keys.map(|(timeline, subject)| (timeline.account.as_str(), subject.as_str()));
+        Ok(keys.map(|key| heads.get(&key).cloned().unwrap_or_default()).collect())
     }
 
     async fn read_tallies(
@@ -319,7 +348,7 @@ impl EventStore for ScyllaStore {
         let cluster = self.session.get_cluster_state();
         let writes = timelines.iter().map(|timeline| {
             let values = (timeline.account.as_str(), timeline.subject.to_string());
-            let replicas = self.replicas(&cluster, "known_timelines", &values);
+            let replicas = self.replicas(&cluster, "tallies", &values);
             PartitionWrites { replicas, rows: vec![(values, 0)] }
         });
         self.write(&self.statements.mark_known, batches::plan(writes)).await
@@ -552,6 +581,16 @@ fn decode_cells(page: &QueryRowsResult, cells: &mut Vec<(u32, Vec<u8>)>) -> Resu
     for row in page.rows::<(i32, Vec<u8>)>()? {
         let (cell, bytes) = row?;
         cells.push((cell.cast_unsigned(), bytes));
+    }
+    Ok(())
+}
+
+/// Subject, cell and bytes.
+type HeadCell = (String, i32, Option<Vec<u8>>);
+
+fn decode_heads(page: &QueryRowsResult, heads: &mut Vec<HeadCell>) -> Result<(), Cause> {
+    for row in page.rows::<HeadCell>()? {
+        heads.push(row?);
     }
     Ok(())
 }
