@@ -61,8 +61,9 @@ const TTL_S_MAX: i64 = 20 * 365 * 24 * 3600;
 const CELLS_READ_MAX: usize = 100;
 /// The cell that says that a timeline exists.
 const KNOWN_CELL: i32 = -1;
-/// How many timelines' heads one request reads.
-const HEADS_READ_MAX: usize = 32;
+/// How many timelines one request reads from: each has a partition of its own, so that a request for one of them costs this
+/// process and a node several times what the read does.
+const TIMELINES_READ_MAX: usize = 32;
 /// How long to try for an epoch that others take, too.
 const EPOCH_WAIT_MAX: Duration = Duration::from_secs(30);
 /// The longest pause between two tries, in milliseconds.
@@ -184,10 +185,7 @@ impl EventStore for ScyllaStore {
             futures::future::try_join_all(spans::slices(span).into_iter().map(read)).await?.concat()
         };
         // Each type came in order already, so this is a merge.
-        rows.sort_by(|one, other| {
-            let newest_first = other.key.position.cmp(&one.key.position);
-            newest_first.then_with(|| one.key.event_type.cmp(&other.key.event_type))
-        });
+        rows.sort_by(newest_first);
         Ok(rows)
     }
 
@@ -206,36 +204,27 @@ impl EventStore for ScyllaStore {
     }
 
     async fn read_heads(&self, timelines: &[TimelineId]) -> Result<Vec<Head>, StoreError> {
-        let subjects: Vec<String> = timelines.iter().map(|timeline| timeline.subject.to_string()).collect();
-        let mut by_account = BTreeMap::<&str, Vec<&str>>::new();
-        for (timeline, subject) in timelines.iter().zip(&subjects) {
-            by_account.entry(timeline.account.as_str()).or_default().push(subject);
-        }
-        let mut reads = Vec::new();
-        for (account, subjects) in by_account {
-            for chunk in subjects.chunks(HEADS_READ_MAX) {
-                let chunk = chunk.to_vec();
-                reads.push(async move {
-                    let values = (account, chunk);
-                    let cells = self.read(&self.statements.read_heads, values, decode_heads).await?;
-                    Ok((account, cells))
-                });
+        let mut heads = vec![Head::default(); timelines.len()];
+        let cells = self.read_many(&self.statements.read_heads, timelines, decode_heads).await?;
+        for (at, (cell, bytes)) in cells {
+            match cell {
+                KNOWN_CELL => heads[at].known = true,
+                _ => heads[at].root = bytes,
             }
         }
-        let read: Vec<(&str, Vec<HeadCell>)> = each(reads).await?;
-        let mut heads = HashMap::<(&str, &str), Head>::new();
-        for (account, cells) in &read {
-            for (subject, cell, bytes) in cells {
-                let head = heads.entry((*account, subject.as_str())).or_default();
-                match *cell {
-                    KNOWN_CELL => head.known = true,
-                    _ => head.root.clone_from(bytes),
-                }
-            }
+        Ok(heads)
+    }
+
+    async fn read_first_parts(&self, timelines: &[TimelineId]) -> Result<Vec<Vec<StoredRow>>, StoreError> {
+        let mut parts = vec![Vec::new(); timelines.len()];
+        let keys = self.read_many(&self.statements.read_first_parts, timelines, decode_first_parts).await?;
+        for (at, row) in keys {
+            parts[at].push(row);
         }
-        let keys = timelines.iter().zip(&subjects);
-        let keys = keys.map(|(timeline, subject)| (timeline.account.as_str(), subject.as_str()));
-        Ok(keys.map(|key| heads.get(&key).cloned().unwrap_or_default()).collect())
+        for rows in &mut parts {
+            rows.sort_by(newest_first);
+        }
+        Ok(parts)
     }
 
     async fn read_tallies(
@@ -499,6 +488,33 @@ impl ScyllaStore {
         }
     }
 
+    /// Reads from many timelines, each given once, some in a request. What was read comes with its timeline's place in `timelines`.
+    async fn read_many<T>(
+        &self,
+        statement: &Statement,
+        timelines: &[TimelineId],
+        decode: Decode<(String, T)>,
+    ) -> Result<Vec<(usize, T)>, StoreError> {
+        let mut by_account = BTreeMap::<&str, BTreeMap<String, usize>>::new();
+        for (at, timeline) in timelines.iter().enumerate() {
+            let places = by_account.entry(timeline.account.as_str()).or_default();
+            places.insert(timeline.subject.to_string(), at);
+        }
+        let mut reads = Vec::new();
+        for (account, places) in &by_account {
+            let subjects: Vec<&str> = places.keys().map(String::as_str).collect();
+            for chunk in subjects.chunks(TIMELINES_READ_MAX) {
+                let values = (*account, chunk.to_vec());
+                reads.push(async move {
+                    let found = self.read(statement, values, decode).await?;
+                    let placed = |(subject, value)| Some((*places.get(&subject)?, value));
+                    Ok(found.into_iter().filter_map(placed).collect::<Vec<_>>())
+                });
+            }
+        }
+        Ok(each(reads).await?.into_iter().flatten().collect())
+    }
+
     /// Executes a statement whose answer is short.
     async fn execute(
         &self,
@@ -585,14 +601,29 @@ fn decode_cells(page: &QueryRowsResult, cells: &mut Vec<(u32, Vec<u8>)>) -> Resu
     Ok(())
 }
 
-/// Subject, cell and bytes.
-type HeadCell = (String, i32, Option<Vec<u8>>);
+/// A cell of a timeline's tree; the one that says that the timeline exists has no bytes.
+type HeadCell = (i32, Option<Vec<u8>>);
 
-fn decode_heads(page: &QueryRowsResult, heads: &mut Vec<HeadCell>) -> Result<(), Cause> {
-    for row in page.rows::<HeadCell>()? {
-        heads.push(row?);
+fn decode_heads(page: &QueryRowsResult, heads: &mut Vec<(String, HeadCell)>) -> Result<(), Cause> {
+    for row in page.rows::<(String, i32, Option<Vec<u8>>)>()? {
+        let (subject, cell, bytes) = row?;
+        heads.push((subject, (cell, bytes)));
     }
     Ok(())
+}
+
+fn decode_first_parts(page: &QueryRowsResult, rows: &mut Vec<(String, StoredRow)>) -> Result<(), Cause> {
+    for row in page.rows::<(String, i8, i64, &str)>()? {
+        let (subject, event_type, at, id) = row?;
+        rows.push((subject, StoredRow { key: row_key(event_type, at, id)?, body: Vec::new() }));
+    }
+    Ok(())
+}
+
+/// Newest first, then by type.
+fn newest_first(one: &StoredRow, other: &StoredRow) -> std::cmp::Ordering {
+    let newest_first = other.key.position.cmp(&one.key.position);
+    newest_first.then_with(|| one.key.event_type.cmp(&other.key.event_type))
 }
 
 /// A waiting event without the key of its partition.

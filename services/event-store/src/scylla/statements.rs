@@ -32,6 +32,7 @@ pub(super) struct Statements {
     pub(super) delete_row: Statement,
     pub(super) read_rows: ReadRows,
     pub(super) read_row_keys: ReadRows,
+    pub(super) read_first_parts: Statement,
     pub(super) write_tally: Statement,
     pub(super) read_tallies: Statement,
     pub(super) read_heads: Statement,
@@ -84,6 +85,12 @@ impl Statements {
         let mut statements = Statements {
             read_rows,
             read_row_keys,
+            read_first_parts: prepare(
+                "read_first_parts",
+                "SELECT subject, type, occurred_at, event_id FROM keyspace.timeline_rows
+                 WHERE account_id = ? AND subject IN ? AND part = 0",
+            )
+            .await?,
             write_row: prepare(
                 "write_rows",
                 "INSERT INTO keyspace.timeline_rows (account_id, subject, part, type, occurred_at, event_id, body)
