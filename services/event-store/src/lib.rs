@@ -8,11 +8,16 @@ mod timing;
 
 use std::fmt;
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use timeline::key::KeyRecord;
 use timeline::reference::{Reference, ReferenceKey};
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
+use timeline::tally::FIRST_PART;
 use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
+
+/// How many first parts are read at a time, where they are read one by one.
+const FIRST_PARTS_READ_MAX: usize = 64;
 
 /// A store of rows, tallies and the facts that ingest needs.
 ///
@@ -46,6 +51,16 @@ pub trait EventStore: Send + Sync + 'static {
         columns: Columns,
         limit: usize,
     ) -> Result<Vec<StoredRow>, StoreError>;
+
+    /// The keys of all rows in the first part of each of `timelines`, in their order. The caller knows that they are few: a
+    /// store that answers requests one by one may be asked for many timelines at once.
+    async fn read_first_parts(&self, timelines: &[TimelineId]) -> Result<Vec<Vec<StoredRow>>, StoreError> {
+        let whole = Span::all();
+        let read =
+            |timeline| self.read_rows(timeline, FIRST_PART, TypeSet::ALL, &whole, Columns::Keys, usize::MAX);
+        let reads: Vec<_> = timelines.iter().map(read).collect();
+        stream::iter(reads).buffered(FIRST_PARTS_READ_MAX).try_collect().await
+    }
 
     /// Writes cells of timelines' trees: of each timeline all or none of them visible at once.
     async fn write_tallies(&self, tallies: &[TallyWrite]) -> Result<(), StoreError>;

@@ -17,7 +17,7 @@ mod session;
 mod spans;
 mod statements;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -36,7 +36,6 @@ use timeline::key::{KeyRecord, Permission};
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
-use timeline::tally::ROOT_CELL;
 use timeline::{AccountId, EventType, Id, Position, Span, TimelineId, Timestamp, TypeSet};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -60,6 +59,11 @@ const CALL_REQUESTS_MAX: usize = 64;
 const TTL_S_MAX: i64 = 20 * 365 * 24 * 3600;
 /// How many cells one request reads: ScyllaDB refuses more than 100 keys in a relation.
 const CELLS_READ_MAX: usize = 100;
+/// The cell that says that a timeline exists.
+const KNOWN_CELL: i32 = -1;
+/// How many timelines one request reads from: each has a partition of its own, so that a request for one of them costs this
+/// process and a node several times what the read does.
+const TIMELINES_READ_MAX: usize = 32;
 /// How long to try for an epoch that others take, too.
 const EPOCH_WAIT_MAX: Duration = Duration::from_secs(30);
 /// The longest pause between two tries, in milliseconds.
@@ -152,6 +156,8 @@ impl EventStore for ScyllaStore {
         }
         let (account, subject, part) =
             (timeline.account.as_str(), timeline.subject.to_string(), part.cast_signed());
+        // Without relations on the clustering: those on every type cost the server more than the rows of a small timeline.
+        let is_whole = types == TypeSet::ALL && *span == Span::all();
         let types: Vec<i8> = types.iter().map(type_number).collect();
         let (statements, decode): (_, Decode<StoredRow>) = match columns {
             Columns::Keys => (&self.statements.read_row_keys, decode_row_keys),
@@ -174,14 +180,13 @@ impl EventStore for ScyllaStore {
                 }
             }
         };
-        let slices: Vec<Vec<StoredRow>> =
-            futures::future::try_join_all(spans::slices(span).into_iter().map(read)).await?;
-        let mut rows: Vec<StoredRow> = slices.into_iter().flatten().collect();
+        let mut rows = if is_whole {
+            self.read(&statements.part, (account, subject, part), decode).await?
+        } else {
+            futures::future::try_join_all(spans::slices(span).into_iter().map(read)).await?.concat()
+        };
         // Each type came in order already, so this is a merge.
-        rows.sort_by(|one, other| {
-            let newest_first = other.key.position.cmp(&one.key.position);
-            newest_first.then_with(|| one.key.event_type.cmp(&other.key.event_type))
-        });
+        rows.sort_by(newest_first);
         Ok(rows)
     }
 
@@ -200,14 +205,27 @@ impl EventStore for ScyllaStore {
     }
 
     async fn read_heads(&self, timelines: &[TimelineId]) -> Result<Vec<Head>, StoreError> {
-        let heads = timelines.iter().map(|timeline| async move {
-            if !self.is_known(timeline).await? {
-                return Ok(Head::default());
+        let mut heads = vec![Head::default(); timelines.len()];
+        let cells = self.read_many(&self.statements.read_heads, timelines, decode_heads).await?;
+        for (at, (cell, bytes)) in cells {
+            match cell {
+                KNOWN_CELL => heads[at].known = true,
+                _ => heads[at].root = bytes,
             }
-            let root = self.read_tallies(timeline, &[ROOT_CELL]).await?.pop().flatten();
-            Ok(Head { known: true, root })
-        });
-        each(heads.collect()).await
+        }
+        Ok(heads)
+    }
+
+    async fn read_first_parts(&self, timelines: &[TimelineId]) -> Result<Vec<Vec<StoredRow>>, StoreError> {
+        let mut parts = vec![Vec::new(); timelines.len()];
+        let keys = self.read_many(&self.statements.read_first_parts, timelines, decode_first_parts).await?;
+        for (at, row) in keys {
+            parts[at].push(row);
+        }
+        for rows in &mut parts {
+            rows.sort_by(newest_first);
+        }
+        Ok(parts)
     }
 
     async fn read_tallies(
@@ -320,7 +338,7 @@ impl EventStore for ScyllaStore {
         let cluster = self.session.get_cluster_state();
         let writes = timelines.iter().map(|timeline| {
             let values = (timeline.account.as_str(), timeline.subject.to_string());
-            let replicas = self.replicas(&cluster, "known_timelines", &values);
+            let replicas = self.replicas(&cluster, "tallies", &values);
             PartitionWrites { replicas, rows: vec![(values, 0)] }
         });
         self.write(&self.statements.mark_known, batches::plan(writes)).await
@@ -471,6 +489,33 @@ impl ScyllaStore {
         }
     }
 
+    /// Reads from many timelines, each given once, some in a request. What was read comes with its timeline's place in `timelines`.
+    async fn read_many<T>(
+        &self,
+        statement: &Statement,
+        timelines: &[TimelineId],
+        decode: Decode<(String, T)>,
+    ) -> Result<Vec<(usize, T)>, StoreError> {
+        let mut by_account = BTreeMap::<&str, BTreeMap<String, usize>>::new();
+        for (at, timeline) in timelines.iter().enumerate() {
+            let places = by_account.entry(timeline.account.as_str()).or_default();
+            places.insert(timeline.subject.to_string(), at);
+        }
+        let mut reads = Vec::new();
+        for (account, places) in &by_account {
+            let subjects: Vec<&str> = places.keys().map(String::as_str).collect();
+            for chunk in subjects.chunks(TIMELINES_READ_MAX) {
+                let values = (*account, chunk.to_vec());
+                reads.push(async move {
+                    let found = self.read(statement, values, decode).await?;
+                    let placed = |(subject, value)| Some((*places.get(&subject)?, value));
+                    Ok(found.into_iter().filter_map(placed).collect::<Vec<_>>())
+                });
+            }
+        }
+        Ok(each(reads).await?.into_iter().flatten().collect())
+    }
+
     /// Executes a statement whose answer is short.
     async fn execute(
         &self,
@@ -555,6 +600,31 @@ fn decode_cells(page: &QueryRowsResult, cells: &mut Vec<(u32, Vec<u8>)>) -> Resu
         cells.push((cell.cast_unsigned(), bytes));
     }
     Ok(())
+}
+
+/// A cell of a timeline's tree; the one that says that the timeline exists has no bytes.
+type HeadCell = (i32, Option<Vec<u8>>);
+
+fn decode_heads(page: &QueryRowsResult, heads: &mut Vec<(String, HeadCell)>) -> Result<(), Cause> {
+    for row in page.rows::<(String, i32, Option<Vec<u8>>)>()? {
+        let (subject, cell, bytes) = row?;
+        heads.push((subject, (cell, bytes)));
+    }
+    Ok(())
+}
+
+fn decode_first_parts(page: &QueryRowsResult, rows: &mut Vec<(String, StoredRow)>) -> Result<(), Cause> {
+    for row in page.rows::<(String, i8, i64, &str)>()? {
+        let (subject, event_type, at, id) = row?;
+        rows.push((subject, StoredRow { key: row_key(event_type, at, id)?, body: Vec::new() }));
+    }
+    Ok(())
+}
+
+/// Newest first, then by type.
+fn newest_first(one: &StoredRow, other: &StoredRow) -> std::cmp::Ordering {
+    let newest_first = other.key.position.cmp(&one.key.position);
+    newest_first.then_with(|| one.key.event_type.cmp(&other.key.event_type))
 }
 
 /// A waiting event without the key of its partition.

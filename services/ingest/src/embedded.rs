@@ -16,7 +16,7 @@ use crate::own::{OwnBatch, Owner};
 use crate::place::{Place, Placed, RawRecord, finish_joined};
 use crate::references::{RawReference, Stamps, store_references};
 use crate::retry::{Failure, until_done};
-use crate::{BatchTimer, Clock, IngestSettings};
+use crate::{BatchTimer, Clock, IngestSettings, KEYS_HELD_MAX_EMBEDDED};
 
 /// Records in a batch.
 const RECORDS_MAX: usize = 4000;
@@ -43,7 +43,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let events: Arc<dyn EventStore> = store.clone();
     let place = Place::new(events.clone(), settings.filter.clone(), settings.retention_ms);
-    let owner = Owner::new(events.clone(), "embedded", settings.owner());
+    let owner = Owner::new(events.clone(), "embedded", settings.owner(KEYS_HELD_MAX_EMBEDDED));
     let keeping = tokio::spawn(keep(log.clone(), store.clone(), clock.clone(), shutdown.clone()));
     let offset = store.committed_offset().await?;
     let (placed, waiting) = mpsc::channel(PLACED_MAX);

@@ -22,7 +22,7 @@ use crate::own::{OwnBatch, Owner};
 use crate::place::{Place, RawRecord, finish_joined};
 use crate::references::{RawReference, Stamps, store_references};
 use crate::retry::{Failure, until_done};
-use crate::{Clock, IngestSettings};
+use crate::{Clock, IngestSettings, KEYS_HELD_MAX};
 
 /// How long what is in work may take once the process was told to stop; then it is left to whoever takes over.
 pub const DRAIN_MAX: Duration = Duration::from_secs(8);
@@ -73,8 +73,11 @@ pub async fn run(
         worker(Topic::References, ".references")?,
     );
     let place = Place::new(store.clone(), settings.filter.clone(), settings.retention_ms);
-    let owner =
-        Owner::new(store.clone(), Topic::CampaignEvents.name_with(&kafka.topic_prefix), settings.owner());
+    let owner = Owner::new(
+        store.clone(),
+        Topic::CampaignEvents.name_with(&kafka.topic_prefix),
+        settings.owner(KEYS_HELD_MAX),
+    );
 
     let checks = tokio::spawn(health.check("store").keep(CHECK_EVERY, {
         let store = store.clone();

@@ -20,8 +20,10 @@ pub(crate) use kafka::BatchTimer;
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Row keys that owners hold in memory, some 100 bytes each.
+/// Row keys that the owners of an `ingest` hold in memory, some 70 bytes each.
 pub const KEYS_HELD_MAX: usize = 400_000;
+/// The same in `dev`, where a million events of one second, which come in no order, are to be taken in at once.
+pub const KEYS_HELD_MAX_EMBEDDED: usize = 1_200_000;
 
 /// How ingest is set up.
 #[derive(Clone, Debug)]
@@ -33,11 +35,7 @@ pub struct IngestSettings {
 }
 
 impl IngestSettings {
-    fn owner(&self) -> own::OwnerSettings {
-        own::OwnerSettings {
-            retention_ms: self.retention_ms,
-            keys_held_max: KEYS_HELD_MAX,
-            sizes: Sizes::default(),
-        }
+    fn owner(&self, keys_held_max: usize) -> own::OwnerSettings {
+        own::OwnerSettings { retention_ms: self.retention_ms, keys_held_max, sizes: Sizes::default() }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use event_store::{Columns, EventStore, Head, RowGroup, RowWrite, StoreError, StoredRow, TallyWrite};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 use telemetry::metrics;
 use timeline::row::{PlacedRow, RowKey, stored_stamp};
 use timeline::tally::{FIRST_PART, LeafRead, Node, NodeRead, Root, Sizes, Tree};
@@ -293,23 +293,29 @@ impl Owner {
         let heads = self.store.read_heads(ids).await?;
         let new: Vec<TimelineId> =
             ids.iter().zip(&heads).filter(|(_, head)| !head.known).map(|(id, _)| id.clone()).collect();
-        let loads: Vec<_> = ids.iter().zip(heads).map(|(id, head)| self.load_one(id, head)).collect();
-        let loaded = stream::iter(loads).buffered(STORE_REQUESTS_MAX).try_collect().await?;
+        let is_few = |head: &Head| head.known && head.root.is_none();
+        let few = ids.iter().zip(&heads).filter(|(_, head)| is_few(head)).map(|(id, _)| id.clone());
+        let few: Vec<TimelineId> = few.collect();
+        let mut rows = self.store.read_first_parts(&few).await?.into_iter();
+        let mut loaded = Vec::with_capacity(ids.len());
+        for (id, head) in ids.iter().zip(heads) {
+            loaded.push(match head.root {
+                Some(root) => {
+                    let root = Root::decode(&root).map_err(|damaged| StoreError::new("decode", damaged))?;
+                    Keys::Tree(Box::new(Tree::take_over(root, self.settings.sizes)))
+                }
+                None if !head.known => Keys::Few(Vec::new()),
+                None => {
+                    let mut keys = BTreeMap::new();
+                    self.tell_apart(id, FIRST_PART, rows.next().unwrap_or_default(), &mut keys).await?;
+                    Keys::Few(keys.into_values().collect())
+                }
+            });
+        }
         if !new.is_empty() {
             self.store.mark_known(&new).await?;
         }
         Ok(loaded)
-    }
-
-    async fn load_one(&self, id: &TimelineId, head: Head) -> Result<Keys, StoreError> {
-        Ok(match head {
-            Head { root: Some(root), .. } => {
-                let root = Root::decode(&root).map_err(|damaged| StoreError::new("decode", damaged))?;
-                Keys::Tree(Box::new(Tree::take_over(root, self.settings.sizes)))
-            }
-            Head { known: false, .. } => Keys::Few(Vec::new()),
-            Head { known: true, .. } => Keys::Few(self.count_rows(id, &Span::all(), &[FIRST_PART]).await?),
-        })
     }
 
     /// Brings in the nodes and counts the leaves that `rows` fall in.
@@ -417,25 +423,37 @@ impl Owner {
         span: &Span,
         parts: &[u32],
     ) -> Result<Vec<RowKey>, StoreError> {
-        let mut rows = BTreeMap::<Position, RowKey>::new();
+        let mut keys = BTreeMap::new();
         for part in parts {
-            let mut losers = Vec::new();
-            for row in self.store.read_rows(id, *part, TypeSet::ALL, span, Columns::Keys, usize::MAX).await? {
-                match rows.get(&row.key.position) {
-                    Some(kept) if kept.event_type != row.key.event_type => losers.push(row.key),
-                    Some(_) => {}
-                    None => {
-                        rows.insert(row.key.position.clone(), row.key);
-                    }
+            let rows = self.store.read_rows(id, *part, TypeSet::ALL, span, Columns::Keys, usize::MAX).await?;
+            self.tell_apart(id, *part, rows, &mut keys).await?;
+        }
+        Ok(keys.into_values().collect())
+    }
+
+    /// Adds the keys of a part's rows to those of the parts before it, each position once.
+    async fn tell_apart(
+        &self,
+        id: &TimelineId,
+        part: u32,
+        rows: Vec<StoredRow>,
+        keys: &mut BTreeMap<Position, RowKey>,
+    ) -> Result<(), StoreError> {
+        let mut losers = Vec::new();
+        for StoredRow { key, .. } in rows {
+            match keys.get(&key.position) {
+                Some(kept) if kept.event_type != key.event_type => losers.push(key),
+                Some(_) => {}
+                None => {
+                    keys.insert(key.position.clone(), key);
                 }
             }
-            for key in losers {
-                self.store
-                    .delete_rows(id, *part, std::slice::from_ref(&key), (key.position.at.0 + 1) * 1000)
-                    .await?;
-            }
         }
-        Ok(rows.into_values().collect())
+        for key in losers {
+            let stamp = (key.position.at.0 + 1) * 1000;
+            self.store.delete_rows(id, part, &[key], stamp).await?;
+        }
+        Ok(())
     }
 
     /// Tells new rows from repeats. Returns the keys to count once they are written, and what must be written, by part.

@@ -32,7 +32,7 @@ const MIGRATIONS: &[Migration] = &[Migration {
 }];
 
 /// The tables that the migrations leave.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 9] = [
     "schema_lock",
     "schema_migrations",
     "timeline_rows",
@@ -40,7 +40,6 @@ const TABLES: [&str; 10] = [
     "sends",
     "waiting",
     "refs",
-    "known_timelines",
     "epochs",
     "api_keys",
 ];

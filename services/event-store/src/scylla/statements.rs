@@ -3,7 +3,7 @@
 use ::scylla::client::session::Session;
 use ::scylla::statement::Consistency;
 use ::scylla::statement::prepared::PreparedStatement;
-use futures::future;
+use futures::{TryFutureExt, future};
 
 use crate::StoreError;
 
@@ -17,8 +17,9 @@ pub(super) struct Statement {
     pub(super) prepared: PreparedStatement,
 }
 
-/// The statements that read rows, for each shape of [`super::spans::Slice`].
+/// The statements that read rows: of a whole part, and for each shape of [`super::spans::Slice`].
 pub(super) struct ReadRows {
+    pub(super) part: Statement,
     pub(super) times: Statement,
     pub(super) ids_from: Statement,
     pub(super) ids_until: Statement,
@@ -31,8 +32,10 @@ pub(super) struct Statements {
     pub(super) delete_row: Statement,
     pub(super) read_rows: ReadRows,
     pub(super) read_row_keys: ReadRows,
+    pub(super) read_first_parts: Statement,
     pub(super) write_tally: Statement,
     pub(super) read_tallies: Statement,
+    pub(super) read_heads: Statement,
     pub(super) write_send: Statement,
     pub(super) read_send: Statement,
     pub(super) put_waiting: Statement,
@@ -59,24 +62,35 @@ impl Statements {
         };
         let rows = |name, columns: &str| {
             let select = |cut: &str| {
-                let select = "FROM keyspace.timeline_rows WHERE account_id = ? AND subject = ? AND part = ? AND type IN ?";
-                prepare(name, &format!("SELECT {columns} {select} AND {cut}"))
+                let select = "FROM keyspace.timeline_rows WHERE account_id = ? AND subject = ? AND part = ?";
+                prepare(name, &format!("SELECT {columns} {select}{cut}"))
             };
-            future::try_join4(
-                select("occurred_at >= ? AND occurred_at <= ?"),
-                select("occurred_at = ? AND event_id >= ?"),
-                select("occurred_at = ? AND event_id < ?"),
-                select("occurred_at = ? AND event_id >= ? AND event_id < ?"),
-            )
+            let prepared = future::try_join5(
+                select(""),
+                select(" AND type IN ? AND occurred_at >= ? AND occurred_at <= ?"),
+                select(" AND type IN ? AND occurred_at = ? AND event_id >= ?"),
+                select(" AND type IN ? AND occurred_at = ? AND event_id < ?"),
+                select(" AND type IN ? AND occurred_at = ? AND event_id >= ? AND event_id < ?"),
+            );
+            prepared.map_ok(|(part, times, ids_from, ids_until, ids)| ReadRows {
+                part,
+                times,
+                ids_from,
+                ids_until,
+                ids,
+            })
         };
-        let (times, ids_from, ids_until, ids) =
-            rows("read_rows", "type, occurred_at, event_id, body").await?;
-        let read_rows = ReadRows { times, ids_from, ids_until, ids };
-        let (times, ids_from, ids_until, ids) = rows("read_row_keys", "type, occurred_at, event_id").await?;
-        let read_row_keys = ReadRows { times, ids_from, ids_until, ids };
+        let read_rows = rows("read_rows", "type, occurred_at, event_id, body").await?;
+        let read_row_keys = rows("read_row_keys", "type, occurred_at, event_id").await?;
         let mut statements = Statements {
             read_rows,
             read_row_keys,
+            read_first_parts: prepare(
+                "read_first_parts",
+                "SELECT subject, type, occurred_at, event_id FROM keyspace.timeline_rows
+                 WHERE account_id = ? AND subject IN ? AND part = 0",
+            )
+            .await?,
             write_row: prepare(
                 "write_rows",
                 "INSERT INTO keyspace.timeline_rows (account_id, subject, part, type, occurred_at, event_id, body)
@@ -98,6 +112,11 @@ impl Statements {
             read_tallies: prepare(
                 "read_tallies",
                 "SELECT cell, bytes FROM keyspace.tallies WHERE account_id = ? AND subject = ? AND cell IN ?",
+            )
+            .await?,
+            read_heads: prepare(
+                "read_heads",
+                "SELECT subject, cell, bytes FROM keyspace.tallies WHERE account_id = ? AND subject IN ? AND cell <= 0",
             )
             .await?,
             write_send: prepare(
@@ -141,12 +160,12 @@ impl Statements {
             .await?,
             mark_known: prepare(
                 "mark_known",
-                "INSERT INTO keyspace.known_timelines (account_id, subject) VALUES (?, ?)",
+                "INSERT INTO keyspace.tallies (account_id, subject, cell) VALUES (?, ?, -1) USING TIMESTAMP 1",
             )
             .await?,
             is_known: prepare(
                 "is_known",
-                "SELECT subject FROM keyspace.known_timelines WHERE account_id = ? AND subject = ?",
+                "SELECT subject FROM keyspace.tallies WHERE account_id = ? AND subject = ? AND cell = -1",
             )
             .await?,
             read_epoch: prepare("take_epoch", "SELECT epoch FROM keyspace.epochs WHERE scope = ?").await?,
