@@ -30,7 +30,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Snapshot};
+use fjall::config::CompressionPolicy;
+use fjall::{
+    CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable,
+    Snapshot,
+};
 use timeline::key::KeyRecord;
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
@@ -452,7 +456,13 @@ impl Tables {
             .open()?;
         let keyspace = |name, sixteenths: u64| {
             let memtable_bytes = config.memtable_bytes / 16 * sixteenths;
-            database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes))
+            database.keyspace(name, || {
+                // By default a quarter of a gigabyte stays uncompressed.
+                let compression = CompressionPolicy::new([CompressionType::None, CompressionType::Lz4]);
+                KeyspaceCreateOptions::default()
+                    .max_memtable_size(memtable_bytes)
+                    .data_block_compression_policy(compression)
+            })
         };
         Ok(Tables {
             rows: keyspace("rows", 8)?,
@@ -505,14 +515,10 @@ impl Tables {
             }
             Ok(())
         };
+        // Of each type no more than the limit is wanted; the types of a whole part come one behind the other.
+        let range_limit = if is_whole { usize::MAX } else { limit };
         for range in ranges {
-            let mut range = snapshot.range(&self.rows, range);
-            if is_whole || limit == usize::MAX {
-                // What is in memory yet is a list that is linked in one direction only.
-                range.try_for_each(&mut push)?;
-            } else {
-                range.rev().take(limit).try_for_each(&mut push)?;
-            }
+            snapshot.range(&self.rows, range).take(range_limit).try_for_each(&mut push)?;
         }
         // Each type came in order already, so this is a merge.
         rows.sort_by(|one, other| {

@@ -23,7 +23,7 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// Row keys that the owners of an `ingest` hold in memory, some 70 bytes each.
 pub const KEYS_HELD_MAX: usize = 400_000;
 /// The same in `dev`, where a million events of one second, which come in no order, are to be taken in at once.
-pub const KEYS_HELD_MAX_EMBEDDED: usize = 1_200_000;
+pub const KEYS_HELD_MAX_EMBEDDED: usize = 1_100_000;
 
 /// How ingest is set up.
 #[derive(Clone, Debug)]

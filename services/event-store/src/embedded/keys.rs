@@ -1,7 +1,10 @@
 //! Keys in the order in which they are read. Ids have no NUL in them, so a NUL ends one, and no id that begins like
 //! another gets into its range; numbers are big-endian, instants with their sign bit turned.
+//!
+//! Rows are read newest first, and what is in memory yet goes in one direction only, so their keys fall as positions rise:
+//! every bit of the instant and of the event's id is turned, and what ends the id is greater than any character of one.
 
-use std::ops::Range;
+use std::ops::Bound;
 
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
@@ -22,26 +25,37 @@ pub(super) fn set_row(key: &mut Vec<u8>, part_bytes: usize, row: &RowKey) {
     push_position(key, &row.position);
 }
 
-/// The range of the rows of one type in `span`.
-pub(super) fn rows(timeline: &TimelineId, part: u32, event_type: EventType, span: &Span) -> Range<Vec<u8>> {
-    let rows = rows_of(timeline, part, event_type);
-    with_position(rows.clone(), &span.from)..with_position(rows, &span.until)
+/// A range of keys.
+pub(super) type Keys = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+/// The range of the rows of one type in `span`, newest first.
+pub(super) fn rows(timeline: &TimelineId, part: u32, event_type: EventType, span: &Span) -> Keys {
+    let mut head = part_of(timeline, part);
+    head.push(event_type as u8);
+    let at = |position: &Position| {
+        let mut key = head.clone();
+        push_position(&mut key, position);
+        key
+    };
+    (Bound::Excluded(at(&span.until)), Bound::Included(at(&span.from)))
 }
 
 /// The range of all rows of a part.
-pub(super) fn rows_of_part(timeline: &TimelineId, part: u32) -> Range<Vec<u8>> {
+pub(super) fn rows_of_part(timeline: &TimelineId, part: u32) -> Keys {
     let first = part_of(timeline, part);
     let mut end = first.clone();
     end.push(u8::MAX);
-    first..end
+    (Bound::Included(first), Bound::Excluded(end))
 }
 
 /// What a row is and where it stands, from its key, which begins with its part; `None` where it is no key of ours.
 pub(super) fn row_key(row: &[u8], part_bytes: usize) -> Option<RowKey> {
     let (event_type, place) = row.get(part_bytes..)?.split_first()?;
     let (at, id) = place.split_first_chunk()?;
-    let at = Timestamp((u64::from_be_bytes(*at) ^ SIGN).cast_signed());
-    let position = Position { at, id: std::str::from_utf8(id).ok()?.into() };
+    let at = Timestamp((!u64::from_be_bytes(*at) ^ SIGN).cast_signed());
+    let (_, id) = id.split_last()?;
+    let id = String::from_utf8(id.iter().map(|byte| !byte).collect()).ok()?;
+    let position = Position { at, id: id.into() };
     Some(RowKey { position, event_type: EventType::from_number(*event_type)? })
 }
 
@@ -99,20 +113,11 @@ pub(super) const FORMAT: &[u8] = b"f";
 /// What turns the sign bit.
 const SIGN: u64 = 1 << 63;
 
-fn rows_of(timeline: &TimelineId, part: u32, event_type: EventType) -> Vec<u8> {
-    let mut key = part_of(timeline, part);
-    key.push(event_type as u8);
-    key
-}
-
-fn with_position(mut key: Vec<u8>, position: &Position) -> Vec<u8> {
-    push_position(&mut key, position);
-    key
-}
-
+/// Adds a position, so that a later one makes a lesser key.
 fn push_position(key: &mut Vec<u8>, position: &Position) {
-    key.extend(ordered(position.at));
-    key.extend_from_slice(position.id.as_bytes());
+    key.extend(ordered(position.at).map(|byte| !byte));
+    key.extend(position.id.bytes().map(|byte| !byte));
+    key.push(u8::MAX);
 }
 
 /// Account and subject. A UUID is of one length, and needs no end.
@@ -149,6 +154,8 @@ fn texts<const COUNT: usize>(table: u8, texts: [&str; COUNT]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeBounds;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -173,7 +180,7 @@ mod tests {
         fn keys_are_in_the_order_of_positions(one in position(), other in position()) {
             let timeline = campaign("a", "c");
             let key = |position: &Position| row(&timeline, 7, &RowKey { position: position.clone(), event_type: EventType::Opened });
-            prop_assert_eq!(key(&one).cmp(&key(&other)), one.cmp(&other));
+            prop_assert_eq!(key(&other).cmp(&key(&one)), one.cmp(&other));
             let read = row_key(&key(&one), part_of(&timeline, 7).len());
             prop_assert_eq!(read, Some(RowKey { position: one, event_type: EventType::Opened }));
         }
