@@ -2,6 +2,8 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | [`decode`] | what do the rows of a raw event cost, beside reading its JSON? |
+//! | [`plan`] | what must stand where for so many events a day? |
 //! | [`dev`] | a `backstamp dev` of our own: started, given a key, measured, ended |
 //! | [`mix`] | the events of one campaign, and what its pages must show |
 //! | [`pages`] | is a total of a million exact, and what does the last page cost? |
@@ -12,6 +14,7 @@ mod decode;
 mod dev;
 mod mix;
 mod pages;
+mod plan;
 
 use std::process::ExitCode;
 
@@ -30,6 +33,7 @@ struct Program {
 enum Command {
     Decode(decode::Options),
     Pages(pages::Options),
+    Plan(plan::Options),
 }
 
 #[tokio::main]
@@ -39,6 +43,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         match program.command {
             Command::Decode(options) => decode::run(&options),
             Command::Pages(options) => Box::pin(pages::run(options)).await,
+            Command::Plan(options) => plan::run(options),
         }
     };
     // Dropped on a signal, the work takes the process that it started along.
