@@ -6,6 +6,8 @@
 //! | [`read`] | filters and pages at a rate, from when each was due |
 //! | [`compare`] | everything that is promised, measured beside what people use today, a file a phase; [`report`] writes it down |
 //! | [`peers`] | what is measured beside ours: Kafka Connect, the bare driver, PostgreSQL, a bare web server |
+//! | [`decode`] | what do the rows of a raw event cost, beside reading its JSON? |
+//! | [`plan`] | what must stand where for so many events a day? |
 //! | [`mix`] | the events, made from a seed and a number, and what must show of them |
 //! | [`views`] | the pages that are measured, and what each must show |
 //! | [`schedule`] | when what is to be done is due |
@@ -24,6 +26,7 @@ mod measure;
 mod mix;
 mod options;
 mod peers;
+mod plan;
 mod produce;
 mod progress;
 mod publish;
@@ -54,6 +57,7 @@ enum Command {
     BareHttp(peers::bare_http::Options),
     Read(read::Options),
     Compare(compare::Options),
+    Plan(plan::Options),
 }
 
 #[tokio::main]
@@ -69,6 +73,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             }
             Command::Read(options) => Box::pin(read::run(options)).await,
             Command::Compare(options) => Box::pin(compare::run(options)).await,
+            Command::Plan(options) => plan::run(options),
         }
     };
     // Dropped on a signal, the work takes the process that it started along.

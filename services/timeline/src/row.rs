@@ -321,17 +321,15 @@ pub enum Placing {
 }
 
 /// The rows of `event`: one in its contact's timeline and one in its campaign's, where it has them and they could ever show it.
-pub fn project<'a>(event: &'a Event, appended_at: Timestamp, placing: Placing) -> Vec<PlacedRow> {
+pub fn project(event: &Event, appended_at: Timestamp, placing: Placing) -> Vec<PlacedRow> {
     let stamp = write_stamp(event.at, appended_at, placing != Placing::Incomplete);
     let rank = (stamp - event.at.0 * 1000) as u16;
-    let text = |id: Option<&'a Id>| id.map(Id::as_str);
     let campaign = event.campaign.as_ref().filter(|_| TypeSet::CAMPAIGN.contains(event.event_type));
     // The contact's row repeats what the campaign's shows: it is read by the campaign's `contact_id` filter.
     let metadata = campaign.and_then(|_| shown_metadata(event));
-    let (email, step, metadata) = match campaign {
-        Some(_) => (event.email.as_deref(), text(event.step.as_ref()), metadata.as_deref()),
-        None => (None, None, None),
-    };
+    let metadata = metadata.as_deref();
+    let email = campaign.and(event.email.as_deref());
+    let step = campaign.and(event.step.as_ref()).map(Id::as_str);
     let mut rows = Vec::with_capacity(2);
     let mut place = |timeline, body| {
         rows.push(PlacedRow {
@@ -349,7 +347,8 @@ pub fn project<'a>(event: &'a Event, appended_at: Timestamp, placing: Placing) -
     if let Some(contact) = event.contact {
         let carries_list = matches!(event.event_type, EventType::Subscribed | EventType::Unsubscribed);
         let list = event.list.as_ref().filter(|_| carries_list).map(Id::as_str);
-        let (campaign, automation) = (text(event.campaign.as_ref()), text(event.automation.as_ref()));
+        let campaign = event.campaign.as_ref().map(Id::as_str);
+        let automation = event.automation.as_ref().map(Id::as_str);
         let detail = detail(event);
         let texts = [email, campaign, automation, list, step, metadata, detail.as_deref()];
         place(TimelineId::contact(&event.account, contact), encode_body(rank, None, texts));
