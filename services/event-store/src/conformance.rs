@@ -16,7 +16,7 @@ use timeline::{AccountId, EventType, Id, Position, Span, TimelineId, Timestamp, 
 use uuid::Uuid;
 
 use crate::{
-    Columns, EventStore, ReferenceWrite, RowGroup, RowWrite, SendWrite, StoredReference, StoredRow,
+    Columns, EventStore, Head, ReferenceWrite, RowGroup, RowWrite, SendWrite, StoredReference, StoredRow,
     TallyWrite, Waiting,
 };
 
@@ -49,6 +49,7 @@ pub async fn run(store: Arc<dyn EventStore>, scope: &str) {
         a_span_reaches_from_the_first_instant_to_the_last,
         only_the_types_asked_for_are_read,
         keys_come_without_bodies,
+        the_newest_rows_come_first_under_a_limit,
         the_later_write_of_a_row_stays,
         one_of_two_equal_writes_of_a_row_stays,
         the_latest_of_many_writers_stays,
@@ -79,6 +80,8 @@ pub async fn run(store: Arc<dyn EventStore>, scope: &str) {
         a_deleted_reference_keeps_its_name,
         references_come_back_in_the_order_asked_for,
         a_known_timeline_stays_known,
+        a_head_tells_whether_its_timeline_is_known_and_its_root,
+        first_parts_come_in_the_order_asked_for,
         epochs_rise_under_many_takers,
         epochs_of_scopes_are_apart,
         a_key_comes_back_as_it_was_written,
@@ -403,6 +406,35 @@ async fn keys_come_without_bodies(scene: &Scene) {
             .map(|row| StoredRow { key: row.key.clone(), body: Vec::new() })
             .collect();
         assert_eq!(found, keys);
+    }
+}
+
+async fn the_newest_rows_come_first_under_a_limit(scene: &Scene) {
+    let timeline = scene.campaign("c");
+    let types = [EventType::Sent, EventType::Opened, EventType::Clicked];
+    let rows: Vec<RowWrite> = (0..60_i64)
+        .zip(types.iter().cycle())
+        .map(|(at, of)| scene.row(*of, 60 - at / 2, &format!("e{at:02}")))
+        .collect();
+    scene.write(&timeline, 0, &rows).await;
+    let span = Span { from: rows[3].key.position.clone(), until: rows[57].key.position.clone() };
+    for types in [TypeSet::ALL, TypeSet::of(&[EventType::Sent, EventType::Clicked])] {
+        for span in [&Span::all(), &span] {
+            let all = scene.read(&timeline, 0, types, span).await;
+            for limit in [1, 2, 10, 100] {
+                let found = scene
+                    .store
+                    .read_rows(&timeline, 0, types, span, Columns::All, limit)
+                    .await
+                    .expect("read");
+                assert!(found.len() >= limit.min(all.len()), "{limit}");
+                assert_eq!(
+                    found[..],
+                    all[..found.len()],
+                    "the newest, as they come without a limit: {limit}"
+                );
+            }
+        }
     }
 }
 
@@ -890,6 +922,54 @@ async fn a_known_timeline_stays_known(scene: &Scene) {
         [scene.campaign("c"), scene.campaign("c00"), TimelineId::contact(&scene.account, Uuid::nil())]
     {
         assert!(!scene.store.is_known(&timeline).await.expect("answered"), "{timeline:?}");
+    }
+}
+
+async fn a_head_tells_whether_its_timeline_is_known_and_its_root(scene: &Scene) {
+    // More than one request reads.
+    let timelines: Vec<TimelineId> = (0..100).map(|number| scene.campaign(&format!("c{number}"))).collect();
+    let is_known = |at: usize| at % 3 != 0;
+    let has_root = |at: usize| at % 3 == 1;
+    let known: Vec<TimelineId> =
+        timelines.iter().enumerate().filter(|(at, _)| is_known(*at)).map(|(_, id)| id.clone()).collect();
+    scene.store.mark_known(&known).await.expect("marked");
+    for at in (0..timelines.len()).filter(|at| has_root(*at)) {
+        let root = at.to_string();
+        scene.write_tally(&timelines[at], 1, &[(0, root.as_bytes()), (1, b"node")]).await;
+    }
+    let heads = scene.store.read_heads(&timelines).await.expect("read");
+    assert_eq!(heads.len(), timelines.len());
+    for (at, head) in heads.into_iter().enumerate() {
+        let root = has_root(at).then(|| at.to_string().into_bytes());
+        assert_eq!(head, Head { known: is_known(at), root }, "{at}");
+    }
+    assert_eq!(scene.store.read_heads(&[]).await.expect("read"), []);
+}
+
+async fn first_parts_come_in_the_order_asked_for(scene: &Scene) {
+    let timelines: Vec<TimelineId> =
+        (0..100).rev().map(|number| scene.campaign(&format!("c{number}"))).collect();
+    for (at, timeline) in timelines.iter().enumerate().filter(|(at, _)| at % 7 == 0) {
+        let name = format!("e{at}");
+        scene
+            .write(
+                timeline,
+                0,
+                &[scene.row(EventType::Sent, 2, &name), scene.row(EventType::Opened, 1, &name)],
+            )
+            .await;
+        scene.write(timeline, 1, &[scene.row(EventType::Sent, 3, &name)]).await;
+    }
+    let parts = scene.store.read_first_parts(&timelines).await.expect("read");
+    assert_eq!(parts.len(), timelines.len());
+    for (at, rows) in parts.into_iter().enumerate() {
+        let types: Vec<EventType> = rows.iter().map(|row| row.key.event_type).collect();
+        assert!(rows.iter().all(|row| row.body.is_empty() && *row.key.position.id == *format!("e{at}")));
+        assert_eq!(
+            types,
+            if at % 7 == 0 { vec![EventType::Opened, EventType::Sent] } else { vec![] },
+            "{at}"
+        );
     }
 }
 
