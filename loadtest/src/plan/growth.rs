@@ -3,7 +3,9 @@
 //! A campaign's rows come in the order of their times, give or take seconds: the blast within an hour, then what its readers do. A
 //! backfill's come in any order. Keys are made on the fly, and nodes that were not touched lately are forgotten, as the owner does;
 //! so a campaign of ten million rows is a matter of seconds. A larger one is told from the largest that was grown: every level
-//! but the root has a bounded size, so there are as many more nodes as there are more rows, and the root has an entry for each.
+//! but the root has a bounded size, so there are as many more nodes as there are more rows, and the root has an entry for each. Grown
+//! all the same (`--grown-rows-max 100M`, minutes), a hundred million rows had a root of 113,457 bytes where 113,040 were
+//! told, 6322 nodes where 7280 were, and a fullest part of 286,194 rows where 151,391 were.
 
 use std::collections::{HashMap, HashSet};
 
