@@ -30,7 +30,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fjall::config::CompressionPolicy;
+use fjall::config::{CompressionPolicy, FilterPolicy, PartitioningPolicy, PinningPolicy};
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable,
     Snapshot,
@@ -435,6 +435,13 @@ struct Put {
 /// What a failure can be caused by.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
+/// How what a keyspace holds is looked for.
+#[derive(Clone, Copy)]
+enum FoundBy {
+    Range,
+    Key,
+}
+
 /// The database.
 struct Tables {
     database: Database,
@@ -454,21 +461,31 @@ impl Tables {
             .max_journaling_size(config.journal_bytes_max.max(64 << 20))
             .worker_threads(config.worker_threads.max(1))
             .open()?;
-        let keyspace = |name, sixteenths: u64| {
+        let keyspace = |name, sixteenths: u64, found_by: FoundBy| {
             let memtable_bytes = config.memtable_bytes / 16 * sixteenths;
             database.keyspace(name, || {
                 // By default a quarter of a gigabyte stays uncompressed.
                 let compression = CompressionPolicy::new([CompressionType::None, CompressionType::Lz4]);
-                KeyspaceCreateOptions::default()
+                let options = KeyspaceCreateOptions::default()
                     .max_memtable_size(memtable_bytes)
-                    .data_block_compression_policy(compression)
+                    .data_block_compression_policy(compression);
+                match found_by {
+                    // Filters say nothing of ranges. The index is read in small pieces, not a table's at once.
+                    FoundBy::Range => options
+                        .filter_policy(FilterPolicy::disabled())
+                        .index_block_partitioning_policy(PartitioningPolicy::new([false, true])),
+                    // Nearly all that is looked for is not there, and what tells so stays in memory.
+                    FoundBy::Key => options
+                        .filter_block_pinning_policy(PinningPolicy::all(true))
+                        .index_block_pinning_policy(PinningPolicy::all(true)),
+                }
             })
         };
         Ok(Tables {
-            rows: keyspace("rows", 8)?,
-            tallies: keyspace("tallies", 3)?,
-            sends: keyspace("sends", 3)?,
-            facts: keyspace("facts", 2)?,
+            rows: keyspace("rows", 8, FoundBy::Range)?,
+            tallies: keyspace("tallies", 3, FoundBy::Key)?,
+            sends: keyspace("sends", 3, FoundBy::Key)?,
+            facts: keyspace("facts", 2, FoundBy::Key)?,
             database,
             writing: Mutex::new(()),
             deleted_kept_ms: i64::try_from(config.deleted_kept.as_millis()).unwrap_or(i64::MAX),
