@@ -522,20 +522,21 @@ impl Tables {
             types.iter().map(|event_type| keys::rows(timeline, part, event_type, span)).collect()
         };
         let part_bytes = keys::part_of(timeline, part).len();
+        // Of each type no more than the limit is wanted; the types of a whole part come one behind the other.
+        let range_limit = if is_whole { usize::MAX } else { limit };
         let mut rows = Vec::new();
-        let mut push = |item: fjall::Guard| -> Result<(), Cause> {
-            let (key, stored) = item.into_inner()?;
-            if let Some(body) = Cell::decode(&stored)?.bytes {
+        for range in ranges {
+            let full = rows.len().saturating_add(range_limit);
+            for item in snapshot.range(&self.rows, range) {
+                let (key, stored) = item.into_inner()?;
+                let Some(body) = Cell::decode(&stored)?.bytes else { continue };
                 let key = keys::row_key(&key, part_bytes).ok_or("a row has a key that is none")?;
                 let body = if columns == Columns::All { body.to_vec() } else { Vec::new() };
                 rows.push(StoredRow { key, body });
+                if rows.len() == full {
+                    break;
+                }
             }
-            Ok(())
-        };
-        // Of each type no more than the limit is wanted; the types of a whole part come one behind the other.
-        let range_limit = if is_whole { usize::MAX } else { limit };
-        for range in ranges {
-            snapshot.range(&self.rows, range).take(range_limit).try_for_each(&mut push)?;
         }
         // Each type came in order already, so this is a merge.
         rows.sort_by(|one, other| {

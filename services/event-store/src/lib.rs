@@ -52,7 +52,8 @@ pub trait EventStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<StoredRow>, StoreError>;
 
-    /// The keys of all rows in the first part of each of `timelines`, in their order. The caller knows that they are few: a
+    /// The keys of all rows in the first part of each of `timelines`, in their order. They are few, but for what a crash
+    /// has left before a tree was stored: a
     /// store that answers requests one by one may be asked for many timelines at once.
     async fn read_first_parts(&self, timelines: &[TimelineId]) -> Result<Vec<Vec<StoredRow>>, StoreError> {
         let whole = Span::all();

@@ -50,11 +50,11 @@ pub async fn run(
     let owning = tokio::spawn(own_batches(log.clone(), store.clone(), owner, waiting, clock.clone()));
     let placing = place_batches(&log, place, events, offset, &clock, shutdown, placed).await;
     // What was placed is still owned.
-    owning.await??;
-    placing?;
+    let owned = owning.await;
     keeping.abort();
     store.persist().await?;
-    Ok(())
+    owned??;
+    placing
 }
 
 /// A batch on its way from the first stage to the second.
@@ -81,6 +81,8 @@ async fn place_batches(
         tokio::select! {
             biased;
             () = shutdown.begun() => return Ok(()),
+            // The owner is gone only where it has failed, and it says why.
+            () = done.closed() => return Ok(()),
             () = log.wait_beyond(offset) => {}
         }
         let records = tokio::task::spawn_blocking({
@@ -98,7 +100,6 @@ async fn place_batches(
             last_at: last.appended_at,
         };
         timer.stop();
-        // The owner is gone only where it has failed, and it says why.
         if done.send(batch).await.is_err() {
             return Ok(());
         }

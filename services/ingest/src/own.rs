@@ -29,15 +29,19 @@ const STAMPS_LEFT_MIN: i64 = 1 << 20;
 const TIMELINE_COST_KEYS: usize = 8;
 /// A contact's history that is longer than this before it first stands by campaign is left as it is: it would not fit in memory.
 const PAIR_ROWS_MAX: u64 = 65_536;
+/// Rows that a batch reads to place them again by campaign, and bytes of them: contacts beyond that come with the next
+/// batch that touches them. One contact may be over.
+const PAIR_ROWS_A_BATCH: u64 = 16_384;
+const PAIR_BYTES_A_BATCH: usize = 16 << 20;
 /// How often memory is looked at.
-const FORGET_EVERY_BATCHES: u64 = 16;
+const FORGET_EVERY_BATCHES: u64 = 4;
 
 /// How an owner is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnerSettings {
     /// How long rows are kept, in milliseconds of event time.
     pub retention_ms: i64,
-    /// Row keys held in memory, some 100 bytes each; beyond it timelines that were not touched lately are forgotten, and counted
+    /// Row keys held in memory, some 70 bytes each; beyond it what was not touched lately is forgotten, and counted
     /// again when next touched.
     pub keys_held_max: usize,
     /// The sizes at which trees grow.
@@ -163,16 +167,19 @@ impl Owner {
         }
         drop(groups);
         // Acknowledged: now they count.
-        let mut writes = Vec::new();
+        let (mut writes, mut last) = (Vec::new(), Vec::new());
         for (timeline, keys) in touched.iter_mut().zip(new) {
             timeline.held.keys.insert(keys, &self.settings.sizes);
+            // A root that says so comes behind the trees that it speaks of.
             if let (true, Keys::Tree(tree)) = (timeline.pairs, &mut timeline.held.keys) {
                 tree.set_paired();
+                last.extend(self.tallies_of(now, timeline));
+                continue;
             }
             writes.extend(self.tallies_of(now, timeline));
         }
-        if !writes.is_empty() {
-            until_done("write_tallies", || self.store.write_tallies(&writes)).await;
+        for writes in [writes, last].iter().filter(|writes| !writes.is_empty()) {
+            until_done("write_tallies", || self.store.write_tallies(writes)).await;
         }
 
         for Touched { partition, id, held, .. } in touched {
@@ -368,14 +375,20 @@ impl Owner {
     async fn pair(&self, touched: &mut [Touched]) -> Vec<Group> {
         let mut groups = Vec::<Group>::new();
         let mut places = HashMap::<TimelineId, usize>::new();
+        let (mut rows_left, mut bytes_left) = (PAIR_ROWS_A_BATCH, PAIR_BYTES_A_BATCH);
         for Touched { partition, id, held, rows, pairs } in touched {
             let (Subject::Contact(contact), Keys::Tree(tree)) = (&id.subject, &held.keys) else { continue };
+            let count = tree.rows();
             let is_due = !tree.root().paired
-                && (self.settings.sizes.pair_rows_min..PAIR_ROWS_MAX).contains(&tree.rows());
+                && (self.settings.sizes.pair_rows_min..PAIR_ROWS_MAX).contains(&count)
+                && (count <= rows_left || rows_left == PAIR_ROWS_A_BATCH)
+                && bytes_left > 0;
             let mut paired = Vec::new();
             if is_due {
                 *pairs = true;
                 paired = until_done("read_pairs", || self.stored_rows(id, tree.root())).await;
+                rows_left = rows_left.saturating_sub(count);
+                bytes_left = bytes_left.saturating_sub(paired.iter().map(|row| row.body.len()).sum());
             }
             if is_due || tree.root().paired {
                 paired.extend(rows.iter().cloned());
@@ -524,13 +537,14 @@ impl Owner {
         if !self.batch.is_multiple_of(FORGET_EVERY_BATCHES) {
             return;
         }
-        let cost = |held: &Held| held.keys.held() + TIMELINE_COST_KEYS;
-        let mut costs: Vec<(u64, usize)> = self
-            .partitions
-            .values()
-            .flat_map(|partition| partition.timelines.values())
-            .map(|held| (held.used, cost(held)))
-            .collect();
+        let mut costs = Vec::<(u64, usize)>::new();
+        for held in self.partitions.values().flat_map(|partition| partition.timelines.values()) {
+            costs.push((held.used, TIMELINE_COST_KEYS));
+            match &held.keys {
+                Keys::Few(keys) => costs.push((held.used, keys.len())),
+                Keys::Tree(tree) => costs.extend(tree.held()),
+            }
+        }
         let mut sum: usize = costs.iter().map(|(_, cost)| cost).sum();
         if sum <= self.settings.keys_held_max {
             return;
@@ -542,7 +556,7 @@ impl Owner {
                 break;
             }
             sum -= cost;
-            keep_from = used + 1;
+            keep_from = used.saturating_add(1);
         }
         for partition in self.partitions.values_mut() {
             partition.timelines.retain(|_, held| held.used >= keep_from.min(self.batch));
@@ -591,14 +605,6 @@ impl Keys {
             && keys.len() > sizes.scan_rows_max
         {
             *self = Keys::Tree(Box::new(Tree::build(std::mem::take(keys), *sizes)));
-        }
-    }
-
-    /// How many keys are held.
-    fn held(&self) -> usize {
-        match self {
-            Keys::Few(keys) => keys.len(),
-            Keys::Tree(tree) => tree.rows_held(),
         }
     }
 }

@@ -84,7 +84,7 @@ pub(crate) async fn list(
         offset: wanted.paging.offset(),
         limit: wanted.paging.limit(),
     };
-    // A contact's events of one campaign are few, and on the contact's timeline.
+    // A contact's events of one campaign are on the contact's timeline, or beside it where that is long.
     let timeline = wanted.contact.map_or(timeline, |contact| TimelineId::contact(account, contact));
     let page = query.read(ENDPOINT, &timeline, &request).await?;
     let contact_of = |row: &Row| wanted.contact.or(row.body.contact);

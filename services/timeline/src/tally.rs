@@ -368,10 +368,19 @@ pub struct Tree {
 #[derive(Debug)]
 struct OwnedNode {
     node: Node,
-    /// The rows of each leaf, sorted, where they were counted by this owner.
-    rows: Vec<Option<Vec<RowKey>>>,
+    /// The rows of each leaf, where they were counted by this owner and are held.
+    rows: Vec<Option<LeafRows>>,
     /// Whether the cell must be written: its numbers changed, or this owner has not written them yet.
     dirty: bool,
+    /// The batch that last touched it.
+    used: u64,
+}
+
+/// The rows of a leaf.
+#[derive(Clone, Debug)]
+struct LeafRows {
+    /// Sorted by position.
+    keys: Vec<RowKey>,
     /// The batch that last touched it.
     used: u64,
 }
@@ -421,7 +430,8 @@ impl Tree {
             span: Span::all(),
             leaves: vec![Leaf { from: Position::min(), counts: Counts::of(&rows) }],
         };
-        let owned = OwnedNode { node, rows: vec![Some(rows)], dirty: true, used: 0 };
+        let owned =
+            OwnedNode { node, rows: vec![Some(LeafRows { keys: rows, used: 0 })], dirty: true, used: 0 };
         let splits = Splits { built: true, ..Splits::default() };
         let nodes = vec![(root.entries[0].cell, owned)];
         let mut tree = Tree { root, nodes, sizes, splits, root_is_dirty: false };
@@ -449,7 +459,10 @@ impl Tree {
                 continue;
             };
             owned.used = batch;
-            is_missing |= owned.rows[owned.node.leaf_at(position)].is_none();
+            match &mut owned.rows[owned.node.leaf_at(position)] {
+                Some(leaf) => leaf.used = batch,
+                None => is_missing = true,
+            }
         }
         is_missing
     }
@@ -513,15 +526,15 @@ impl Tree {
         let Some(owned) = self.node_mut(read.cell) else { return };
         let at = owned.node.leaf_at(&read.span.from);
         owned.node.leaves[at].counts = Counts::of(&rows);
-        owned.rows[at] = Some(rows);
+        owned.rows[at] = Some(LeafRows { keys: rows, used: owned.used });
         owned.dirty = true;
     }
 
     /// The type of the row at `position`, if there is one; its leaf was counted.
     pub fn find(&self, position: &Position) -> Option<EventType> {
         let owned = self.node(self.root.entries[self.root.entry_at(position)].cell)?;
-        let rows = owned.rows[owned.node.leaf_at(position)].as_ref()?;
-        rows.binary_search_by(|row| row.position.cmp(position)).ok().map(|at| rows[at].event_type)
+        let keys = &owned.rows[owned.node.leaf_at(position)].as_ref()?.keys;
+        keys.binary_search_by(|row| row.position.cmp(position)).ok().map(|at| keys[at].event_type)
     }
 
     /// The part that a new row at `position` goes to.
@@ -537,10 +550,10 @@ impl Tree {
             let cell = self.root.entries[self.root.entry_at(&key.position)].cell;
             let Some(owned) = self.node_mut(cell) else { continue };
             let at = owned.node.leaf_at(&key.position);
-            let Some(rows) = &mut owned.rows[at] else { continue };
-            if let Err(place) = rows.binary_search_by(|row| row.position.cmp(&key.position)) {
+            let Some(LeafRows { keys, .. }) = &mut owned.rows[at] else { continue };
+            if let Err(place) = keys.binary_search_by(|row| row.position.cmp(&key.position)) {
                 owned.node.leaves[at].counts.0[key.event_type as usize] += 1;
-                rows.insert(place, key);
+                keys.insert(place, key);
                 owned.dirty = true;
             }
         }
@@ -585,14 +598,25 @@ impl Tree {
         self.root.entries.iter().map(|entry| entry.counts.all()).sum()
     }
 
-    /// Rows whose keys are held in memory.
-    pub fn rows_held(&self) -> usize {
-        self.nodes.iter().flat_map(|(_, owned)| &owned.rows).flatten().map(Vec::len).sum()
+    /// The leaves whose keys are held in memory: the batch that last touched each, and how many keys it has.
+    pub fn held(&self) -> impl Iterator<Item = (u64, usize)> {
+        self.nodes
+            .iter()
+            .flat_map(|(_, owned)| &owned.rows)
+            .flatten()
+            .map(|leaf| (leaf.used, leaf.keys.len()))
     }
 
-    /// Forgets nodes that no batch since `batch` has touched; nothing of them waits to be written.
+    /// Forgets nodes and the keys of leaves that no batch since `batch` has touched; nothing of them waits to be written.
     pub fn forget_before(&mut self, batch: u64) {
         self.nodes.retain(|(_, owned)| owned.dirty || owned.used >= batch);
+        for (_, owned) in self.nodes.iter_mut().filter(|(_, owned)| !owned.dirty) {
+            for rows in
+                owned.rows.iter_mut().filter(|rows| rows.as_ref().is_some_and(|leaf| leaf.used < batch))
+            {
+                *rows = None;
+            }
+        }
     }
 
     /// Forgets nodes that have wholly expired: nothing before `cutoff` is ever asked for. The newest node stays, and so does
@@ -641,8 +665,8 @@ impl Tree {
             while at < owned.rows.len() {
                 let growing = *cell == newest_cell && at + 1 == owned.rows.len();
                 let pieces = match &owned.rows[at] {
-                    Some(rows) if rows.len() > sizes.leaf_rows_max => {
-                        owned.node.split_leaf(at, rows, growing, &sizes)
+                    Some(leaf) if leaf.keys.len() > sizes.leaf_rows_max => {
+                        owned.node.split_leaf(at, &leaf.keys, growing, &sizes)
                     }
                     _ => {
                         at += 1;
@@ -650,10 +674,10 @@ impl Tree {
                     }
                 };
                 self.splits.leaves += 1;
-                let mut rows = owned.rows[at].take().unwrap_or_default();
+                let Some(LeafRows { mut keys, used }) = owned.rows[at].take() else { continue };
                 let mut cut = Vec::with_capacity(pieces.len());
                 for piece in pieces.iter().rev() {
-                    cut.push(Some(rows.split_off(rows.len() - piece)));
+                    cut.push(Some(LeafRows { keys: keys.split_off(keys.len() - piece), used }));
                 }
                 cut.reverse();
                 at += cut.len();
@@ -741,7 +765,8 @@ impl Tree {
                 owned.dirty = true;
             }
             // Its only leaf was counted: no row of this owner's is newer, and what an earlier owner wrote there comes again.
-            self.put(cell, OwnedNode { node, rows: vec![Some(Vec::new())], dirty: true, used: u64::MAX });
+            let rows = vec![Some(LeafRows { keys: Vec::new(), used: u64::MAX })];
+            self.put(cell, OwnedNode { node, rows, dirty: true, used: u64::MAX });
             self.root.entries.push(Entry {
                 from: end,
                 cell,
