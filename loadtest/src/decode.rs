@@ -85,7 +85,7 @@ pub(crate) fn measure(rounds: usize, events: usize) -> DecodeResult {
 type Reader = (&'static str, fn(&[u8]));
 
 const PLAIN: Reader = ("serde_json, plain struct", |message| {
-    keep(serde_json::from_slice::<PlainEvent<Box<RawValue>>>(message))
+    keep(serde_json::from_slice::<PlainEvent<Box<RawValue>>>(message));
 });
 const TO_ROWS: Reader = ("decoded to rows", |message| keep(to_rows(message)));
 /// What else could read the JSON. The borrowed struct is what our decoder reads; a reader that cannot keep `metadata` as it was written

@@ -928,7 +928,7 @@ async fn a_known_timeline_stays_known(scene: &Scene) {
 async fn a_head_tells_whether_its_timeline_is_known_and_its_root(scene: &Scene) {
     // More than one request reads.
     let timelines: Vec<TimelineId> = (0..100).map(|number| scene.campaign(&format!("c{number}"))).collect();
-    let is_known = |at: usize| at % 3 != 0;
+    let is_known = |at: usize| !at.is_multiple_of(3);
     let has_root = |at: usize| at % 3 == 1;
     let known: Vec<TimelineId> =
         timelines.iter().enumerate().filter(|(at, _)| is_known(*at)).map(|(_, id)| id.clone()).collect();
@@ -949,7 +949,7 @@ async fn a_head_tells_whether_its_timeline_is_known_and_its_root(scene: &Scene) 
 async fn first_parts_come_in_the_order_asked_for(scene: &Scene) {
     let timelines: Vec<TimelineId> =
         (0..100).rev().map(|number| scene.campaign(&format!("c{number}"))).collect();
-    for (at, timeline) in timelines.iter().enumerate().filter(|(at, _)| at % 7 == 0) {
+    for (at, timeline) in timelines.iter().enumerate().filter(|(at, _)| at.is_multiple_of(7)) {
         let name = format!("e{at}");
         scene
             .write(
@@ -967,7 +967,7 @@ async fn first_parts_come_in_the_order_asked_for(scene: &Scene) {
         assert!(rows.iter().all(|row| row.body.is_empty() && *row.key.position.id == *format!("e{at}")));
         assert_eq!(
             types,
-            if at % 7 == 0 { vec![EventType::Opened, EventType::Sent] } else { vec![] },
+            if at.is_multiple_of(7) { vec![EventType::Opened, EventType::Sent] } else { vec![] },
             "{at}"
         );
     }

@@ -252,6 +252,8 @@ async fn run(seed: u64, fault: Fault, events: usize) -> Result<(), String> {
     };
     let mut workers: Vec<Worker> = (0..3).map(|partition| world.start_placer(partition)).collect();
     workers.extend((0..2).map(|partition| world.start_owner(partition, 0)));
+    // Every other history is a storm.
+    let steps_between_crashes = if seed.is_multiple_of(2) { 12 } else { 4 };
     let (mut zombies, mut replayed) = (Vec::<Worker>::new(), false);
     let mut records = records.into_iter();
     for step in 1_u64.. {
@@ -263,7 +265,7 @@ async fn run(seed: u64, fault: Fault, events: usize) -> Result<(), String> {
         }
         let calm = step > 400;
         store.set_failing(!calm);
-        if !calm && world.random(0..12) == 0 {
+        if !calm && world.random(0..steps_between_crashes) == 0 {
             // A consumer crashes, or loses its partition and does not know.
             let at = usize::try_from(world.random(0..5)).unwrap();
             if !replayed && at < 3 && world.random(0..10) == 0 {

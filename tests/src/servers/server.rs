@@ -189,7 +189,7 @@ mod tests {
                 if attempts.get() < 3 { "echo bind: Address already in use" } else { "echo ERROR no memory" };
             server(script)
         });
-        let message = format!("{:#}", outcome.err().expect("it has ended"));
+        let message = format!("{:#}", outcome.expect_err("it has ended"));
         assert!(message.starts_with("it ended (exit status: 0); its log:\nERROR no memory\n"), "{message}");
         assert_eq!(attempts.get(), 3);
     }
