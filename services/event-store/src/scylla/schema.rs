@@ -53,6 +53,9 @@ const LOCK_TTL_S: i32 = 90;
 /// How long to wait for another applier: until its lock would have died with it, and again.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(180);
 const LOCK_WAIT_STEP: Duration = Duration::from_millis(250);
+/// How long a keyspace may take to be known everywhere, and how often that is looked at.
+const KEYSPACE_TIMEOUT: Duration = Duration::from_secs(10);
+const KEYSPACE_PAUSE: Duration = Duration::from_millis(100);
 
 /// What [`apply_schema`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -269,7 +272,13 @@ impl Applier<'_> {
             );
             self.query(statement, &create, ()).await?;
         }
-        let used = self.session.use_keyspace(self.keyspace, false).await;
+        // One that another applier has just created stands in the tables a moment before its node knows it.
+        let give_up = Instant::now() + KEYSPACE_TIMEOUT;
+        let mut used = self.session.use_keyspace(self.keyspace, false).await;
+        while used.is_err() && Instant::now() < give_up {
+            tokio::time::sleep(KEYSPACE_PAUSE).await;
+            used = self.session.use_keyspace(self.keyspace, false).await;
+        }
         used.map_err(|error| StoreError::new(statement, error))?;
         Ok(existing.is_none())
     }
