@@ -297,7 +297,7 @@ impl Refusal {
 ///
 /// Fields are read as text at once. Where one turns out to be something else, or anything at all is wrong with the JSON, the
 /// message is read again, each field kept as it was written, so that the refusal can say what is wrong. Both ways lead to
-/// [`event_of`].
+/// `event_of`.
 pub fn decode_event(message: &[u8], appended_at: Timestamp) -> Result<Event, Refusal> {
     let json = object_json(message)?;
     match serde_json::from_str::<RawEvent<'_, Text<'_>>>(json) {
