@@ -513,8 +513,12 @@ impl Tree {
             let Some(owned) = self.node_mut(cell) else { continue };
             owned.used = batch;
             let at = owned.node.leaf_at(position);
-            if owned.rows[at].is_none() && seen.insert((cell, at)) {
-                missing.push(LeafRead { cell, span: owned.node.leaf_span(at), parts });
+            match &mut owned.rows[at] {
+                Some(leaf) => leaf.used = batch,
+                None if seen.insert((cell, at)) => {
+                    missing.push(LeafRead { cell, span: owned.node.leaf_span(at), parts });
+                }
+                None => {}
             }
         }
         missing
