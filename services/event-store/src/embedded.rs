@@ -46,7 +46,7 @@ use self::cells::{Cell, Life};
 use crate::timing::timed;
 use crate::{
     Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
-    TallyWrite, Waiting,
+    TallyWrite, Waiting, newest_first,
 };
 
 /// How much memory, and how long.
@@ -539,10 +539,7 @@ impl Tables {
             }
         }
         // Each type came in order already, so this is a merge.
-        rows.sort_by(|one, other| {
-            let newest_first = other.key.position.cmp(&one.key.position);
-            newest_first.then_with(|| one.key.event_type.cmp(&other.key.event_type))
-        });
+        rows.sort_by(newest_first);
         rows.truncate(limit);
         Ok(rows)
     }

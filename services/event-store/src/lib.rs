@@ -53,8 +53,7 @@ pub trait EventStore: Send + Sync + 'static {
     ) -> Result<Vec<StoredRow>, StoreError>;
 
     /// The keys of all rows in the first part of each of `timelines`, in their order. They are few, but for what a crash
-    /// has left before a tree was stored: a
-    /// store that answers requests one by one may be asked for many timelines at once.
+    /// has left before a tree was stored. A store that answers requests one by one is asked for many timelines at once.
     async fn read_first_parts(&self, timelines: &[TimelineId]) -> Result<Vec<Vec<StoredRow>>, StoreError> {
         let whole = Span::all();
         let read =
@@ -173,6 +172,12 @@ pub struct StoredRow {
     pub key: RowKey,
     /// The stored form of its [`timeline::RowBody`].
     pub body: Vec<u8>,
+}
+
+/// The order in which rows are read: newest first, then by type.
+fn newest_first(one: &StoredRow, other: &StoredRow) -> std::cmp::Ordering {
+    let newest_first = other.key.position.cmp(&one.key.position);
+    newest_first.then_with(|| one.key.event_type.cmp(&other.key.event_type))
 }
 
 /// Cells of one timeline's tree.

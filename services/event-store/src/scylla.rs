@@ -47,7 +47,7 @@ use self::statements::{Statement, Statements};
 use crate::timing::timed;
 use crate::{
     Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
-    TallyWrite, Waiting,
+    TallyWrite, Waiting, newest_first,
 };
 
 pub use self::schema::{Applied, SchemaError, apply_schema};
@@ -619,12 +619,6 @@ fn decode_first_parts(page: &QueryRowsResult, rows: &mut Vec<(String, StoredRow)
         rows.push((subject, StoredRow { key: row_key(event_type, at, id)?, body: Vec::new() }));
     }
     Ok(())
-}
-
-/// Newest first, then by type.
-fn newest_first(one: &StoredRow, other: &StoredRow) -> std::cmp::Ordering {
-    let newest_first = other.key.position.cmp(&one.key.position);
-    newest_first.then_with(|| one.key.event_type.cmp(&other.key.event_type))
 }
 
 /// A waiting event without the key of its partition.

@@ -124,6 +124,7 @@ async fn place_records(
     }
     placed
 }
+
 /// Owns batches until no more come, and commits each.
 async fn own_batches(
     log: Arc<EmbeddedLog>,

@@ -110,6 +110,24 @@ struct Group {
     rows: Vec<PlacedRow>,
 }
 
+/// Rows by timeline, in the order in which the timelines first came.
+#[derive(Default)]
+struct Groups {
+    list: Vec<Group>,
+    places: HashMap<TimelineId, usize>,
+}
+
+impl Groups {
+    fn push(&mut self, partition: i32, row: PlacedRow) {
+        if let Some(at) = self.places.get(&row.timeline) {
+            self.list[*at].rows.push(row);
+        } else {
+            self.places.insert(row.timeline.clone(), self.list.len());
+            self.list.push(Group { partition, id: row.timeline.clone(), rows: vec![row] });
+        }
+    }
+}
+
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Owned {
@@ -237,23 +255,18 @@ impl Owner {
         batches: Vec<OwnBatch>,
         owned: &mut Owned,
     ) -> (Vec<Group>, BTreeSet<TimelineId>) {
-        let mut groups = Vec::<Group>::new();
-        let mut of_expired = BTreeSet::new();
-        let mut places = HashMap::<TimelineId, usize>::new();
+        let (mut groups, mut of_expired) = (Groups::default(), BTreeSet::new());
         for OwnBatch { partition, rows, .. } in batches {
             for row in rows {
                 if row.key.position.at.plus_ms(self.settings.retention_ms) < now {
                     owned.expired += u64::from(row.counts);
                     of_expired.insert(row.timeline);
-                } else if let Some(at) = places.get(&row.timeline) {
-                    groups[*at].rows.push(row);
                 } else {
-                    places.insert(row.timeline.clone(), groups.len());
-                    groups.push(Group { partition, id: row.timeline.clone(), rows: vec![row] });
+                    groups.push(partition, row);
                 }
             }
         }
-        (groups, of_expired)
+        (groups.list, of_expired)
     }
 
     /// Brings the batch's timelines in, with every node and leaf that its rows fall in. They leave their partition's map meanwhile.
@@ -373,8 +386,7 @@ impl Owner {
     /// The rows of contacts with long histories, once more by campaign: of a history that has just become long all that stand, and
     /// from then on those of each batch, repeats included, because the crash of an owner may have lost them here alone.
     async fn pair(&self, touched: &mut [Touched]) -> Vec<Group> {
-        let mut groups = Vec::<Group>::new();
-        let mut places = HashMap::<TimelineId, usize>::new();
+        let mut groups = Groups::default();
         let (mut rows_left, mut bytes_left) = (PAIR_ROWS_A_BATCH, PAIR_BYTES_A_BATCH);
         for Touched { partition, id, held, rows, pairs } in touched {
             let (Subject::Contact(contact), Keys::Tree(tree)) = (&id.subject, &held.keys) else { continue };
@@ -398,14 +410,10 @@ impl Owner {
                     continue;
                 };
                 let timeline = TimelineId::contact_campaign(&id.account, *contact, &campaign);
-                let at = *places.entry(timeline.clone()).or_insert_with(|| {
-                    groups.push(Group { partition: *partition, id: timeline.clone(), rows: Vec::new() });
-                    groups.len() - 1
-                });
-                groups[at].rows.push(PlacedRow { timeline, counts: false, ..row });
+                groups.push(*partition, PlacedRow { timeline, counts: false, ..row });
             }
         }
-        groups
+        groups.list
     }
 
     /// All rows of a timeline, as if they were placed again.
