@@ -25,7 +25,7 @@ struct Runs {
 }
 
 pub(super) async fn ingest_kafka(setting: &Setting) -> anyhow::Result<Outcome> {
-    let events = setting.pick(500_000, 10_000);
+    let events = setting.pick(300_000, 10_000);
     let repetitions = setting.pick(3, 1);
     let servers = Servers::start().await?;
     let mut ours = Ours::start(&servers, &setting.program).await?;
