@@ -17,7 +17,6 @@ mod consumer;
 mod topics;
 
 pub use appender::KafkaAppender;
-pub use assignment::Claim;
 pub use config::{KafkaConfig, OptionsError, parse_options};
-pub use consumer::{Batch, BatchLimits, CommitOutcome, KafkaConsumer};
+pub use consumer::KafkaConsumer;
 pub use topics::{CAMPAIGN_EVENTS_PARTITIONS, TopicSettings, TopicsReport, ensure_topics};

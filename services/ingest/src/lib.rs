@@ -6,6 +6,7 @@ pub mod embedded;
 pub mod kafka;
 pub mod own;
 pub mod place;
+mod recent;
 pub mod references;
 pub mod retry;
 

@@ -141,6 +141,12 @@ impl Span {
         Span { from: Position::at_start_of(first), until: Position::at_start_of(last.plus_ms(1)) }
     }
 
+    /// One position alone, of an event. Every letter of an id comes behind `!`.
+    pub fn only(position: &Position) -> Span {
+        let until = Position { at: position.at, id: format!("{}!", position.id).into() };
+        Span { from: position.clone(), until }
+    }
+
     /// Whether no position is in it.
     pub fn is_empty(&self) -> bool {
         self.from >= self.until
@@ -213,6 +219,11 @@ impl RowBody {
     /// The rank in a stored form; 0 where that is damaged.
     pub fn rank_of(stored: &[u8]) -> u16 {
         Reader::new(stored, BODY_VERSION, "row").and_then(|mut bytes| bytes.small()).unwrap_or(0)
+    }
+
+    /// How early a stored row's event came to the log, the greater the earlier: of two rows of one event, under two types, the greater stands.
+    pub fn earliness_of(stored: &[u8]) -> u16 {
+        RowBody::rank_of(stored) % COMPLETE
     }
 
     /// Reads the stored form.
@@ -289,6 +300,9 @@ pub struct PlacedRow {
     pub body: Vec<u8>,
 }
 
+/// What a row's rank gains when its `send` is known.
+const COMPLETE: u16 = 500;
+
 /// The write timestamp of a row, in microseconds: the event's time, so that time-window compaction drops whole tables,
 /// and in the microseconds below it an order among the writes of one event. A complete row (its `send` known) beats an
 /// incomplete one; otherwise the earlier record beats the later (on a logarithmic scale, which is what 500 steps allow),
@@ -299,7 +313,7 @@ pub fn write_stamp(at: Timestamp, appended_at: Timestamp, complete: bool) -> i64
     let octave = 63 - (age_ms + 1).leading_zeros();
     let within = ((age_ms + 1) << 4 >> octave) - 16;
     let earliness = 499 - (i64::from(octave) * 14 + within * 14 / 16).min(499);
-    at.0 * 1000 + earliness + if complete { 500 } else { 0 }
+    at.0 * 1000 + earliness + if complete { i64::from(COMPLETE) } else { 0 }
 }
 
 /// The write timestamp of a row that is stored already.
