@@ -82,7 +82,8 @@ impl Group {
                 tokio::spawn(worker.place(place, store))
             }
             Topic::CampaignEvents => {
-                let sizes = Sizes { without: self.sim.fault.rule(), ..SIZES };
+                let sizes =
+                    Sizes { unread_rows: self.sim.unread_rows, without: self.sim.fault.rule(), ..SIZES };
                 let settings = OwnerSettings { retention_ms: RETENTION_MS, keys_held_max: 40, sizes };
                 tokio::spawn(worker.own(Owner::new(store, "sim", settings)))
             }

@@ -12,11 +12,6 @@ use super::RETENTION_MS;
 use super::broker::EVENTS_PARTITIONS;
 use super::sim::{BEGIN, Sim};
 
-const CONTACTS: [&str; 3] = [
-    "00000000-0000-4000-8000-000000000001",
-    "00000000-0000-4000-8000-000000000002",
-    "00000000-0000-4000-8000-000000000003",
-];
 /// Messages whose send comes, and behind them some whose send never does.
 const MESSAGES: usize = 8;
 const MESSAGES_WITHOUT_SEND: usize = 2;
@@ -60,13 +55,16 @@ pub(crate) struct Plan {
 struct Draft<'a> {
     sim: &'a Sim,
     account: AccountId,
+    contacts: usize,
     plan: Plan,
 }
 
 impl Plan {
     /// A plan with about so many events.
     pub(crate) fn draw(sim: &Sim, events: usize) -> Plan {
-        let mut draft = Draft { sim, account: AccountId::parse("acme").unwrap(), plan: Plan::default() };
+        let account = AccountId::parse("acme").unwrap();
+        let contacts = if sim.chance(0.5) { 3 } else { MESSAGES };
+        let mut draft = Draft { sim, account, contacts, plan: Plan::default() };
         draft.plan.expires = sim.chance(0.5);
         (0..MESSAGES).for_each(|message| draft.send(message));
         (0..events).for_each(|number| draft.event(number));
@@ -81,12 +79,17 @@ impl Plan {
     }
 }
 
-/// The campaign and the contact of a message.
-fn message_of(message: usize) -> (String, &'static str) {
-    (format!("c{}", message % 2), CONTACTS[message % 3])
+/// A contact's id.
+fn contact_of(number: usize) -> String {
+    format!("00000000-0000-4000-8000-{number:012}")
 }
 
 impl Draft<'_> {
+    /// The campaign and the contact of a message: contacts are few with long histories, or many with short ones.
+    fn message_of(&self, message: usize) -> (String, String) {
+        (format!("c{}", message % 2), contact_of(message % self.contacts))
+    }
+
     fn campaign(&self, id: &str) -> TimelineId {
         TimelineId::campaign(&self.account, &Id::parse(id).unwrap())
     }
@@ -120,13 +123,13 @@ impl Draft<'_> {
     }
 
     fn send(&mut self, message: usize) {
-        let ((campaign, contact), at) = (message_of(message), self.time());
+        let ((campaign, contact), at) = (self.message_of(message), self.time());
         let id = format!("send{message}");
         let occurred_at = Timestamp(at).to_rfc3339();
         self.publish(&format!(
             r#"{{"id":"{id}","account_id":"acme","type":"send","occurred_at":"{occurred_at}","message_id":"m{message}","campaign_id":"{campaign}","contact_id":"{contact}","email":"a@b.example","automation_id":"au","step_id":"s"}}"#
         ));
-        self.expect(&[self.campaign(&campaign), self.contact(contact)], (at, id, 0));
+        self.expect(&[self.campaign(&campaign), self.contact(&contact)], (at, id, 0));
     }
 
     fn expect(&mut self, timelines: &[TimelineId], row: Row) {
@@ -145,7 +148,7 @@ impl Draft<'_> {
         let is_sent = message < MESSAGES;
         let expires = self.plan.expires && is_sent && self.sim.chance(0.15);
         let at = if expires { self.expiring_time() } else { self.time() };
-        let (campaign, contact) = message_of(message);
+        let (campaign, contact) = self.message_of(message);
         // All, some or nothing of what the send knows.
         let own = self.sim.random(0..4);
         let (says_campaign, says_contact) = (own < 2, own % 2 == 0);
@@ -167,7 +170,7 @@ impl Draft<'_> {
             timelines.push(self.campaign(&campaign));
         }
         if is_sent || says_contact {
-            timelines.push(self.contact(contact));
+            timelines.push(self.contact(&contact));
         }
         if expires {
             self.plan.projected.insert(id);
@@ -183,11 +186,11 @@ impl Draft<'_> {
     fn nothing_to_show(&mut self, number: usize) {
         let at = Timestamp(BEGIN.0 - 5000).to_rfc3339();
         let old = Timestamp(BEGIN.0 - RETENTION_MS - DAY_MS).to_rfc3339();
-        let (campaign, contact) = (format!("x{number}"), CONTACTS[number % 3]);
+        let (campaign, contact) = (format!("x{number}"), contact_of(number % 3));
         let head = format!(
             r#""id":"x{number}","account_id":"acme","campaign_id":"{campaign}","contact_id":"{contact}","email":"a@b.example""#
         );
-        let exists = [self.campaign(&campaign), self.contact(contact)];
+        let exists = [self.campaign(&campaign), self.contact(&contact)];
         match number % 4 {
             0 => {
                 let json = format!(r#"{{{head},"type":"open","occurred_at":"yesterday"}}"#);
@@ -215,11 +218,11 @@ impl Draft<'_> {
     /// A change of a reference; those of one key stay in their order.
     fn reference(&mut self, number: usize) {
         let (kind, id) = match self.sim.pick(3) {
-            0 => (Kind::Contact, CONTACTS[0]),
-            1 => (Kind::List, "list"),
-            _ => (Kind::Campaign, "named"),
+            0 => (Kind::Contact, contact_of(0)),
+            1 => (Kind::List, "list".to_owned()),
+            _ => (Kind::Campaign, "named".to_owned()),
         };
-        let key = ReferenceKey { account: self.account.clone(), kind, id: Id::parse(id).unwrap() };
+        let key = ReferenceKey { account: self.account.clone(), kind, id: Id::parse(&id).unwrap() };
         let last = self.plan.references.entry(key.clone()).or_default();
         last.deleted = self.sim.chance(0.2);
         let mut value = String::new();
@@ -229,8 +232,8 @@ impl Draft<'_> {
                 format!(r#"{{"kind":"{}","account_id":"acme","id":"{id}","name":"{name}"}}"#, kind.name());
             last.name = Some(name.into());
             match kind {
-                Kind::Campaign => drop(self.plan.known.insert(self.campaign(id))),
-                Kind::Contact => drop(self.plan.known.insert(self.contact(id))),
+                Kind::Campaign => drop(self.plan.known.insert(self.campaign(&id))),
+                Kind::Contact => drop(self.plan.known.insert(self.contact(&id))),
                 Kind::List | Kind::Automation => {}
             }
         }

@@ -21,6 +21,8 @@ pub(crate) struct Sim {
     pub(crate) fault: Fault,
     /// Whether the store takes rows without looking what stands there: two kinds of store, two ways of owning.
     pub(crate) writes_unseen: bool,
+    /// Of how many rows of a timeline that nobody has counted one has it read; in some histories as good as none.
+    pub(crate) unread_rows: u64,
     rng: Arc<Mutex<StdRng>>,
     begun: Instant,
     jumped_ms: Arc<AtomicI64>,
@@ -45,6 +47,7 @@ impl Sim {
         Sim {
             fault,
             writes_unseen: !seed.is_multiple_of(3),
+            unread_rows: if seed % 5 < 2 { 1000 } else { 5 },
             rng: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))),
             begun: Instant::now(),
             jumped_ms: Arc::default(),
