@@ -226,6 +226,25 @@ impl Deployment {
         .await;
     }
 
+    /// How much the ingests have committed so far: records of all topics.
+    pub async fn committed(&self) -> i64 {
+        let mut committed = 0;
+        for (suffix, topic) in LOGS {
+            committed += self.topics.committed(&format!("{}{suffix}", self.group), topic).await.values().sum::<i64>();
+        }
+        committed
+    }
+
+    /// Waits until the ingests have committed more than now.
+    pub async fn wait_for_progress(&self) {
+        let before = self.committed().await;
+        eventually(PATIENCE, async || {
+            ensure!(self.committed().await > before, "nothing more is committed than {before}");
+            Ok(())
+        })
+        .await;
+    }
+
     /// What the ingests have not done yet: records of all topics.
     pub async fn lag(&self) -> i64 {
         let mut lag = 0;

@@ -69,7 +69,12 @@ impl Record {
 }
 
 impl Topics {
-    pub(crate) fn new(bootstrap: &str, prefix: &str) -> Self {
+    /// Topics of the Kafka at `bootstrap`; see [`servers::Kafka::topics`](crate::servers::Kafka::topics).
+    ///
+    /// # Panics
+    ///
+    /// Where no client can be made.
+    pub fn new(bootstrap: &str, prefix: &str) -> Self {
         let mut config = client(bootstrap);
         // A test waits for one message at a time, mostly.
         config.set("acks", "all").set("linger.ms", "0").set("enable.idempotence", "true");
