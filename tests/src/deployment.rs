@@ -121,6 +121,23 @@ impl Deployment {
         assert!(output.status.success(), "{output}");
     }
 
+    /// Deletes a topic and creates it again, empty.
+    ///
+    /// # Panics
+    ///
+    /// Where that cannot be done.
+    pub async fn create_again(&self, topic: &str) {
+        self.topics.delete(&[topic]).await;
+        // It may be there for a moment yet.
+        eventually(PATIENCE, async || {
+            let output = Program::run(&["schema", "apply", "--json"], &self.environment()).await;
+            assert!(output.status.success(), "{output}");
+            ensure!(output.stdout.contains(&format!("[\"{}\"]", self.topics.name(topic))), "not created: {output}");
+            Ok(())
+        })
+        .await;
+    }
+
     /// What tells tools where the deployment is.
     pub fn environment(&self) -> Vec<(&str, &str)> {
         self.environment_at(&self.addresses.kafka, &self.addresses.store)

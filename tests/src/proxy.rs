@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ struct Shared {
     mode: watch::Sender<Mode>,
     /// Counts the times that all connections were reset.
     resets: watch::Sender<u64>,
-    /// Bytes that went to the server.
-    sent: AtomicU64,
+    /// What is looked for in what goes to the server, until it is found.
+    watched: Mutex<Option<Vec<u8>>>,
     /// Bytes of replies that were swallowed.
     swallowed: AtomicU64,
 }
@@ -52,7 +52,7 @@ impl Proxy {
             target: Mutex::default(),
             mode: watch::Sender::default(),
             resets: watch::Sender::default(),
-            sent: AtomicU64::new(0),
+            watched: Mutex::default(),
             swallowed: AtomicU64::new(0),
         });
         let served = Arc::clone(&shared);
@@ -80,7 +80,7 @@ impl Proxy {
     /// Where it is no `IP:PORT`.
     pub fn lead_to(&self, address: &str) {
         let address = address.parse().expect("an address");
-        *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+        *locked(&self.shared.target) = Some(address);
     }
 
     /// What the server answers is swallowed from now on: what it was asked is done, and nobody is told.
@@ -106,15 +106,24 @@ impl Proxy {
         }
     }
 
-    /// Bytes that have gone to the server so far.
-    pub fn bytes_sent(&self) -> u64 {
-        self.shared.sent.load(Ordering::Relaxed)
+    /// Looks from now on for `text` in what goes to the server.
+    pub fn watch_for(&self, text: &str) {
+        *locked(&self.shared.watched) = Some(text.as_bytes().to_vec());
+    }
+
+    /// Whether what is [looked for](Self::watch_for) has gone to the server.
+    pub fn has_seen(&self) -> bool {
+        locked(&self.shared.watched).is_none()
     }
 
     /// Bytes of replies that were swallowed so far.
     pub fn bytes_swallowed(&self) -> u64 {
         self.shared.swallowed.load(Ordering::Relaxed)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) {
@@ -130,7 +139,7 @@ async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) {
 /// One connection, until either side ends it or all are reset.
 async fn converse(client: TcpStream, shared: Arc<Shared>) {
     let mut resets = shared.resets.subscribe();
-    let target = *shared.target.lock().unwrap_or_else(PoisonError::into_inner);
+    let target = *locked(&shared.target);
     let Some(target) = target else { return };
     let Ok(server) = TcpStream::connect(target).await else { return };
     for stream in [&client, &server] {
@@ -186,7 +195,7 @@ async fn carry(from: &OwnedReadHalf, to: &OwnedWriteHalf, shared: &Shared, way: 
             sleep_until(at).await;
             write_all(to, &piece).await?;
             if way == Way::Asked {
-                shared.sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                locked(&shared.watched).take_if(|text| piece.windows(text.len()).any(|window| window == text));
             }
         }
         io::Result::Ok(())

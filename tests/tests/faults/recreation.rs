@@ -1,16 +1,10 @@
 //! The topic is deleted and created again, under an ingest that goes on and under one that is killed meanwhile: what was
 //! taken in stays, and what is published to the new topic is read from its first record.
 
-use std::time::Duration;
-
-use anyhow::ensure;
 use backstamp_tests::deployment::EVENTS;
-use backstamp_tests::eventually;
 use backstamp_tests::history::Topic;
 
 use super::scene::{Scene, sized};
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_topic_that_is_created_again_is_read_from_its_first_record() {
@@ -34,14 +28,7 @@ async fn a_topic_that_is_created_again_is_read_from_its_first_record() {
         }
         let Scene { deployment, .. } = &mut scene;
         gone.extend(deployment.log().await.into_iter().filter(|(topic, _)| *topic == Topic::Events));
-        deployment.topics.delete(&[EVENTS]).await;
-        eventually(PATIENCE, async || {
-            deployment.apply_schema().await;
-            let ends: i64 = deployment.topics.ends(EVENTS).await.values().sum();
-            ensure!(ends == 0, "it is the old topic still, with {ends} records");
-            Ok(())
-        })
-        .await;
+        deployment.create_again(EVENTS).await;
         if round % 2 == 1 {
             ingest.kill9();
             ingest = deployment.ingest().await;
