@@ -132,7 +132,10 @@ impl Deployment {
         eventually(PATIENCE, async || {
             let output = Program::run(&["schema", "apply", "--json"], &self.environment()).await;
             assert!(output.status.success(), "{output}");
-            ensure!(output.stdout.contains(&format!("[\"{}\"]", self.topics.name(topic))), "not created: {output}");
+            ensure!(
+                output.stdout.contains(&format!("[\"{}\"]", self.topics.name(topic))),
+                "not created: {output}"
+            );
             Ok(())
         })
         .await;
@@ -247,7 +250,8 @@ impl Deployment {
     pub async fn committed(&self) -> i64 {
         let mut committed = 0;
         for (suffix, topic) in LOGS {
-            committed += self.topics.committed(&format!("{}{suffix}", self.group), topic).await.values().sum::<i64>();
+            committed +=
+                self.topics.committed(&format!("{}{suffix}", self.group), topic).await.values().sum::<i64>();
         }
         committed
     }

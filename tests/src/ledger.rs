@@ -50,7 +50,8 @@ pub struct Ledger {
 
 impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { projected, filtered, expired, dead_lettered, waiting, repeats, references, answers } = self;
+        let Self { projected, filtered, expired, dead_lettered, waiting, repeats, references, answers } =
+            self;
         write!(
             f,
             "{projected} projected, {filtered} filtered, {expired} expired, {dead_lettered} dead-lettered, {waiting} waiting, \
@@ -149,7 +150,12 @@ impl Books<'_> {
             let partition = i32::try_from(number("backstamp.partition")).expect("a partition");
             assert!(!header("backstamp.code").is_empty() && !header("backstamp.message").is_empty());
             let topic = header("backstamp.topic").to_owned();
-            found.insert((topic, partition, number("backstamp.offset"), letter.payload.clone().unwrap_or_default()));
+            found.insert((
+                topic,
+                partition,
+                number("backstamp.offset"),
+                letter.payload.clone().unwrap_or_default(),
+            ));
         }
         ensure_same("dead letters", refused, &found).unwrap_or_else(|error| panic!("{error}"));
     }
@@ -159,9 +165,8 @@ impl Books<'_> {
         let of = |wanted: fn(&Fate) -> bool| -> BTreeSet<Identity> {
             fates.iter().filter(|(_, fate)| wanted(fate)).map(|(identity, _)| identity.clone()).collect()
         };
-        let shown = of(|fate| {
-            matches!(fate, Fate::Projected { is_shown: true } | Fate::Waiting { is_shown: true })
-        });
+        let shown =
+            of(|fate| matches!(fate, Fate::Projected { is_shown: true } | Fate::Waiting { is_shown: true }));
         let waiting = of(|fate| matches!(fate, Fate::Waiting { .. }));
         // An ingest that lost its partitions may put an event to wait that it takes off again the next moment.
         eventually(PATIENCE, async || {

@@ -195,7 +195,8 @@ async fn carry(from: &OwnedReadHalf, to: &OwnedWriteHalf, shared: &Shared, way: 
             sleep_until(at).await;
             write_all(to, &piece).await?;
             if way == Way::Asked {
-                locked(&shared.watched).take_if(|text| piece.windows(text.len()).any(|window| window == text));
+                locked(&shared.watched)
+                    .take_if(|text| piece.windows(text.len()).any(|window| window == text));
             }
         }
         io::Result::Ok(())

@@ -1,11 +1,10 @@
 //! What a row shows, and which events show where.
 
 use chrono::{DateTime, Utc};
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{event, minutes_ago, new_id, noon, shown};
-use crate::client::{Client, send};
+use crate::client::Client;
 use crate::stack::{Account, Stack, shown_uuid};
 
 /// UTC and whole seconds, cut and not rounded, whatever the zone and fraction that came.

@@ -107,7 +107,8 @@ impl Node {
 
     /// Whether its process has ended by itself, or was killed.
     pub fn has_ended(&mut self) -> bool {
-        let ended = |server: &mut Server| server.process.try_wait().expect("a child of ours can be asked").is_some();
+        let ended =
+            |server: &mut Server| server.process.try_wait().expect("a child of ours can be asked").is_some();
         self.server.as_mut().is_none_or(ended)
     }
 

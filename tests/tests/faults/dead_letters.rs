@@ -30,8 +30,11 @@ async fn dead_letters_that_cannot_be_written_hold_their_offsets_and_a_metric_say
     deployment.wait_until_done().await;
     assert_eq!(ops.metric(BLOCKED, STEP).await.unwrap(), 0.0);
 
-    let flawed: BTreeSet<Vec<u8>> =
-        records.iter().filter(|record| record.flaw.is_some()).filter_map(|record| record.value.clone()).collect();
+    let flawed: BTreeSet<Vec<u8>> = records
+        .iter()
+        .filter(|record| record.flaw.is_some())
+        .filter_map(|record| record.value.clone())
+        .collect();
     deployment.topics.set_message_bytes_max(DEAD, BYTES_TINY).await;
     let done = deployment.topics.committed(&deployment.group, EVENTS).await;
     deployment.under_load(thirds[1], sender_rng, waits(deployment, &ops, &done, &flawed)).await;
@@ -53,12 +56,7 @@ async fn dead_letters_that_cannot_be_written_hold_their_offsets_and_a_metric_say
 }
 
 /// Returns once the metric says that dead letters wait. What was committed was `done`: since then, no flawed record was.
-async fn waits(
-    deployment: &Deployment,
-    ops: &Client,
-    done: &BTreeMap<i32, i64>,
-    flawed: &BTreeSet<Vec<u8>>,
-) {
+async fn waits(deployment: &Deployment, ops: &Client, done: &BTreeMap<i32, i64>, flawed: &BTreeSet<Vec<u8>>) {
     eventually(PATIENCE, async || {
         ensure!(ops.metric(BLOCKED, STEP).await? > 0.0, "nothing says that dead letters wait");
         Ok(())

@@ -42,7 +42,10 @@ async fn fill(mut scene: Scene, node: &mut Node, disk: &FullDisk, name: &str) {
             let known = node.log().matches(NO_ROOM).count();
             disk.fill();
             eventually(PATIENCE, async || {
-                anyhow::ensure!(node.log().matches(NO_ROOM).count() > known, "the server has not met its full disk");
+                anyhow::ensure!(
+                    node.log().matches(NO_ROOM).count() > known,
+                    "the server has not met its full disk"
+                );
                 Ok(())
             })
             .await;

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use backstamp_tests::client::Client;
+use backstamp_tests::client::Prefix;
 use backstamp_tests::deployment::{Deployment, EVENTS};
 use backstamp_tests::eventually;
 use backstamp_tests::kafka::Topics;
 use backstamp_tests::model::{Endpoint, Query};
-use backstamp_tests::client::Prefix;
 use chrono::{TimeDelta, Utc};
 use futures::stream::{self, StreamExt};
 use serde_json::json;
@@ -34,7 +34,8 @@ async fn a_hot_campaign_does_not_hold_up_small_ones() {
     let _ingest = scene.deployment.ingest().await;
     scene.deployment.wait_until_done().await;
     let (account, key) = scene.trial.keys.iter().next().map(|(a, k)| (a.clone(), k.clone())).unwrap();
-    let probing = Probing { deployment: &scene.deployment, client: &scene.client, account: &account, key: &key };
+    let probing =
+        Probing { deployment: &scene.deployment, client: &scene.client, account: &account, key: &key };
 
     // The first ones warm caches.
     probing.probe(probes / 10).await;

@@ -20,7 +20,8 @@ async fn a_topic_that_is_created_again_is_read_from_its_first_record() {
     for (round, until) in ends.into_iter().enumerate() {
         let Scene { deployment, sender_rng, .. } = &mut scene;
         deployment.publish(&records[from..until], sender_rng).await;
-        let acknowledged = records[from..until].iter().filter(|record| record.topic == Topic::Events || round == 0);
+        let acknowledged =
+            records[from..until].iter().filter(|record| record.topic == Topic::Events || round == 0);
         let acknowledged: Vec<_> = acknowledged.cloned().collect();
         scene.balance(&acknowledged, &gone, &format!("the topic created again, {round} times")).await;
         if round == rounds {

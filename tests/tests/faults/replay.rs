@@ -28,7 +28,8 @@ struct Stored {
 /// What is stored of the accounts whose names do not start with `other`.
 async fn stored(scene: &Scene) -> Stored {
     type Read = (String, String, i32, i8, i64, String, Vec<u8>, i64, i32);
-    let select = "SELECT account_id, subject, part, type, occurred_at, event_id, body, writetime(body), ttl(body)
+    let select =
+        "SELECT account_id, subject, part, type, occurred_at, event_id, body, writetime(body), ttl(body)
         FROM keyspace.timeline_rows";
     let now = Utc::now().timestamp();
     let rows = read_all::<Read>(&scene.deployment, select).await.into_iter();
@@ -76,7 +77,11 @@ async fn a_replay_from_the_first_record_changes_no_byte_and_lengthens_no_life() 
     }
     scene.trial.keys.extend(live.keys);
     let all = [records, published].concat();
-    let what = format!("{REPLAYS} replays, {} rows and {} cells each the same", before.rows.len(), before.tallies.len());
+    let what = format!(
+        "{REPLAYS} replays, {} rows and {} cells each the same",
+        before.rows.len(),
+        before.tallies.len()
+    );
     scene.balance(&all, &[], &what).await;
     scene.clear_up().await;
 }

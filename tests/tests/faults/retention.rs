@@ -20,14 +20,17 @@ async fn records_that_retention_removed_before_they_were_read_are_counted_and_to
     deployment.publish(thirds[0], sender_rng).await;
     deployment.wait_until_done().await;
     assert!(ingest.sigterm_and_wait().await.success());
-    let gone: Vec<_> = deployment.log().await.into_iter().filter(|(topic, _)| *topic == Topic::Events).collect();
+    let gone: Vec<_> =
+        deployment.log().await.into_iter().filter(|(topic, _)| *topic == Topic::Events).collect();
 
     // Nobody reads, and half of what comes is removed.
     let done = deployment.topics.ends(EVENTS).await;
     deployment.publish(thirds[1], sender_rng).await;
     let ends = deployment.topics.ends(EVENTS).await;
-    let removed: BTreeMap<i32, i64> =
-        ends.iter().map(|(partition, end)| (*partition, done[partition] + (end - done[partition]) / 2)).collect();
+    let removed: BTreeMap<i32, i64> = ends
+        .iter()
+        .map(|(partition, end)| (*partition, done[partition] + (end - done[partition]) / 2))
+        .collect();
     let lost: i64 = removed.iter().map(|(partition, until)| until - done[partition]).sum();
     assert!(lost > 0);
     deployment.topics.remove_before(EVENTS, &removed).await;

@@ -1,8 +1,8 @@
 //! SIGTERM under load: requests that have begun are answered, every process ends with 0 within ten seconds, and what was
 //! acknowledged is there.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -72,7 +72,9 @@ async fn sigterm_under_load_answers_what_has_begun_and_loses_nothing() {
     let Scene { deployment, sender_rng, .. } = &mut scene;
     let _ingest = deployment.ingest().await;
     finish_references(deployment, &records, sender_rng).await;
-    scene.balance(&acknowledged, &[], &format!("SIGTERM under load, {rounds} times, at most {slowest:?}")).await;
+    scene
+        .balance(&acknowledged, &[], &format!("SIGTERM under load, {rounds} times, at most {slowest:?}"))
+        .await;
     scene.clear_up().await;
 }
 
@@ -138,12 +140,14 @@ impl<'a> Load<'a> {
             let account = &batch[0].account;
             let batch: Vec<&Record> = batch.iter().filter(|record| record.account == *account).collect();
             let bodies: Vec<Vec<u8>> = batch.iter().filter_map(|record| record.post_body()).collect();
-            let posted = self.intake.post(Topic::Events, &self.trial.keys[account], &bodies, Form::Array).await;
+            let posted =
+                self.intake.post(Topic::Events, &self.trial.keys[account], &bodies, Form::Array).await;
             // Who is not answered was not promised anything.
             let Ok(reply) = posted else { return };
             assert!(matches!(reply.status, 202 | 400), "{} {}", reply.status, reply.body);
             if reply.status == 202 {
-                let well = batch.iter().filter(|record| record.flaw.is_none()).map(|record| (*record).clone());
+                let well =
+                    batch.iter().filter(|record| record.flaw.is_none()).map(|record| (*record).clone());
                 self.acknowledged.lock().unwrap().extend(well);
             }
             self.taken.fetch_add(batch.len(), Ordering::Relaxed);

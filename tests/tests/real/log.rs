@@ -423,9 +423,7 @@ async fn records_that_are_removed_under_a_reader_are_counted_and_it_goes_on_behi
         ..Outgoing::new(Topic::Events, None, Some((0..2000).map(|_| rand::random()).collect()))
     };
     log.appender().append((0..3000).map(random).collect()).await.unwrap();
-    let lost = || {
-        telemetry::metrics::OFFSETS_LOST.with_label_values(&[EVENTS, &PARTITION.to_string()]).get()
-    };
+    let lost = || telemetry::metrics::OFFSETS_LOST.with_label_values(&[EVENTS, &PARTITION.to_string()]).get();
     let before = lost();
     let consumer = log.consumer();
     let mut read = offsets(&next_records(&consumer, BatchLimits { records_max: 10, ..LIMITS }).await.records);

@@ -187,7 +187,8 @@ impl Assignment {
     /// The partitions of which it is to be asked how they stand: those that were just assigned, and those with gaps.
     pub(super) fn questions(&self) -> Vec<i32> {
         let state = locked(&self.state);
-        let new = state.held.iter().filter(|(_, held)| held.position.is_none()).map(|(partition, _)| *partition);
+        let new =
+            state.held.iter().filter(|(_, held)| held.position.is_none()).map(|(partition, _)| *partition);
         let mut partitions: Vec<i32> = new.chain(state.gaps.iter().map(|gap| gap.partition)).collect();
         partitions.sort_unstable();
         partitions.dedup();
@@ -227,13 +228,21 @@ impl Assignment {
     }
 
     fn tell_lost(&self, Gap { partition, from, to }: Gap) {
-        let Some(records) = to.checked_sub(from).and_then(|lost| u64::try_from(lost).ok()).filter(|lost| *lost > 0)
+        let Some(records) =
+            to.checked_sub(from).and_then(|lost| u64::try_from(lost).ok()).filter(|lost| *lost > 0)
         else {
             return;
         };
         let topic = self.topic.name();
         OFFSETS_LOST.with_label_values(&[topic, &partition.to_string()]).inc_by(records);
-        tracing::error!(topic, partition, from, to, records, "the log had removed records before they were read");
+        tracing::error!(
+            topic,
+            partition,
+            from,
+            to,
+            records,
+            "the log had removed records before they were read"
+        );
     }
 
     fn grant(&self, queues: Vec<(i32, PartitionQueue<Group>)>) {

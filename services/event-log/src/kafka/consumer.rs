@@ -254,7 +254,8 @@ impl Member {
 
     fn standings(&self, partitions: &[i32]) -> Result<HashMap<i32, Standing>, KafkaError> {
         // What was committed comes first: it is not beyond an end that is asked for later.
-        let committed = self.consumer.committed_offsets(self.list(partitions, Offset::Invalid)?, ASK_TIMEOUT)?;
+        let committed =
+            self.consumer.committed_offsets(self.list(partitions, Offset::Invalid)?, ASK_TIMEOUT)?;
         let committed = by_partition(&committed)?;
         // The protocol takes the two ends of a log in the place of a time: one request for all partitions.
         let at = |end| {
