@@ -33,7 +33,7 @@ async fn a_full_disk_of_kafka_stops_the_flow_and_loses_nothing() {
 }
 
 async fn fill(mut scene: Scene, node: &mut Node, disk: &FullDisk, name: &str) {
-    let (rounds, full) = (sized(1, 3), sized(0, 30));
+    let (rounds, full) = (sized(1, 2), sized(0, 20));
     let Scene { deployment, trial, sender_rng, .. } = &mut scene;
     let _ingests = [deployment.ingest().await, deployment.ingest().await];
     let filling = async {

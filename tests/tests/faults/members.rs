@@ -26,7 +26,7 @@ async fn the_same_holds_in_the_new_group_protocol() {
 }
 
 async fn storm(part: u64, options: &str) {
-    let changes = sized(6, 60);
+    let changes = sized(6, 40);
     let mut scene = Scene::at(Addresses::shared().await, options, part, sized(2000, 20_000)).await;
     let Scene { deployment, trial, rng, sender_rng, .. } = &mut scene;
     let mut members = vec![deployment.ingest().await];

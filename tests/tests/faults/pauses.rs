@@ -20,7 +20,7 @@ async fn the_same_holds_in_the_new_group_protocol() {
 }
 
 async fn pauses(part: u64, options: &str) {
-    let (pauses, poll_interval_ms) = (sized(1, 6), sized(4000, 10_000));
+    let (pauses, poll_interval_ms) = (sized(1, 4), sized(4000, 10_000));
     let options = format!("{options},max.poll.interval.ms={poll_interval_ms}");
     let mut scene = Scene::at(Addresses::shared().await, &options, part, sized(2000, 20_000)).await;
     let Scene { deployment, trial, rng, sender_rng, .. } = &mut scene;

@@ -28,7 +28,7 @@ async fn replies_of_kafka_that_are_lost_cut_off_or_late_lose_and_double_nothing(
 }
 
 async fn misbehave(part: u64, servers: &OwnServers, proxy: &Proxy, name: &str) {
-    let (rounds, swallowing, resets, delayed) = (sized(1, 5), sized(1, 12), sized(5, 20), sized(2, 20));
+    let (rounds, swallowing, resets, delayed) = (sized(1, 3), sized(1, 12), sized(5, 20), sized(2, 20));
     let addresses = servers.addresses_behind_proxies();
     let mut scene = Scene::at(addresses, CLASSIC, part, sized(2000, 25_000)).await;
     let Scene { deployment, trial, rng, sender_rng, .. } = &mut scene;

@@ -9,7 +9,7 @@ use super::scene::{Scene, sized};
 
 #[tokio::test]
 async fn servers_that_are_killed_or_held_cost_time_and_nothing_else() {
-    let (rounds, down, held) = (sized(1, 3), sized(0, 10), sized(3, 60));
+    let (rounds, down, held) = (sized(1, 2), sized(0, 10), sized(3, 60));
     let mut servers = OwnServers::take().await;
     let mut scene = Scene::at(servers.addresses(), CLASSIC, 5300, sized(2500, 30_000)).await;
     let Scene { deployment, trial, sender_rng, .. } = &mut scene;
