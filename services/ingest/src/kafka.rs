@@ -32,6 +32,8 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 const READ_RETRY: Duration = Duration::from_secs(1);
 /// Rows in one message of the internal topic take up to about this many bytes.
 const PLACED_BYTES_MAX: usize = 256 * 1024;
+/// The step that waits where the dead-letter topic cannot be written.
+const PUBLISH_DEAD_LETTERS: &str = "publish_dead_letters";
 /// Partitions of the internal topic. Part of the stored format.
 const PARTITIONS: u32 = event_log::CAMPAIGN_EVENTS_PARTITIONS.cast_unsigned();
 
@@ -137,9 +139,10 @@ impl<C: Consumer> Worker<C> {
             let records: Vec<RawRecord<'_>> = batch.records.iter().map(RawRecord::from).collect();
             let placed = place.work((self.clock)(), &records).await;
             let oldest = batch.records.iter().map(|record| record.appended_at).min();
-            let mut outgoing = pack(placed.rows, oldest.unwrap_or(Timestamp(0)));
-            outgoing.extend(dead_letters(&batch.records, placed.refused));
-            self.publish(outgoing).await;
+            tokio::join!(
+                self.publish("publish_rows", pack(placed.rows, oldest.unwrap_or(Timestamp(0)))),
+                self.publish(PUBLISH_DEAD_LETTERS, dead_letters(&batch.records, placed.refused)),
+            );
             finish_joined(store.as_ref(), &placed.joined).await;
             self.commit(&batch, &HashSet::new()).await;
             timer.stop();
@@ -165,7 +168,7 @@ impl<C: Consumer> Worker<C> {
                     Err(damaged) => {
                         let refusal =
                             Refusal::new(timeline::event::code::MALFORMED_JSON, damaged.to_string());
-                        self.publish(vec![dead_letter(record, &refusal)]).await;
+                        self.publish(PUBLISH_DEAD_LETTERS, vec![dead_letter(record, &refusal)]).await;
                     }
                 }
             }
@@ -191,7 +194,7 @@ impl<C: Consumer> Worker<C> {
         while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
             let records: Vec<RawReference<'_>> = batch.records.iter().map(RawReference::from).collect();
             let refused = store_references(&store, &mut stamps, &records).await;
-            self.publish(dead_letters(&batch.records, refused)).await;
+            self.publish(PUBLISH_DEAD_LETTERS, dead_letters(&batch.records, refused)).await;
             self.commit(&batch, &HashSet::new()).await;
         }
         self.consumer.close().await;
@@ -251,9 +254,9 @@ impl<C: Consumer> Worker<C> {
         outcome.refused.into_iter().collect()
     }
 
-    async fn publish(&self, outgoing: Vec<Outgoing>) {
+    async fn publish(&self, step: &'static str, outgoing: Vec<Outgoing>) {
         if !outgoing.is_empty() {
-            until_done("publish", || self.appender.append(outgoing.clone())).await;
+            until_done(step, || self.appender.append(outgoing.clone())).await;
         }
     }
 
