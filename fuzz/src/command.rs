@@ -82,7 +82,7 @@ pub fn main(targets: &[Target]) -> ExitCode {
     match run(targets) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("{error:#}"));
+            eprintln!("{error:#}");
             ExitCode::FAILURE
         }
     }

@@ -111,13 +111,16 @@ async fn every_page_is_exact_and_reads_few_rows() {
 }
 
 /// Trees that grow at once, so that timelines of a few dozen rows have several nodes and parts.
-const SMALL: Sizes = Sizes {
-    leaf_rows_max: 4,
-    node_leaves_max: 3,
-    scan_rows_max: 3,
-    part_rows_max: 12,
-    pair_rows_min: 1_000_000,
-};
+fn small() -> Sizes {
+    Sizes {
+        leaf_rows_max: 4,
+        node_leaves_max: 3,
+        scan_rows_max: 3,
+        part_rows_max: 12,
+        pair_rows_min: 1_000_000,
+        ..Sizes::default()
+    }
+}
 
 /// The store that all cases share, each with a timeline of its own.
 struct Shared {
@@ -140,7 +143,9 @@ type Happened = (i64, String, usize);
 /// What is asked of a timeline: types, the first and the last millisecond, the page and how many rows it has.
 type Asked = (u16, i64, i64, usize, usize);
 
-fn placed(timeline: &TimelineId, (at, id, event_type): &Happened) -> PlacedRow {
+/// The row of what came as number `number`: the earlier it came, the greater its rank.
+fn placed(timeline: &TimelineId, number: usize, (at, id, event_type): &Happened) -> PlacedRow {
+    let rank = 499 - number as u16;
     let at = Timestamp(NOW.0 - 1000 + at);
     PlacedRow {
         timeline: timeline.clone(),
@@ -148,21 +153,23 @@ fn placed(timeline: &TimelineId, (at, id, event_type): &Happened) -> PlacedRow {
             position: Position { at, id: id.as_str().into() },
             event_type: EventType::ALL[*event_type],
         },
-        stamp: at.0 * 1000,
+        stamp: at.0 * 1000 + i64::from(rank),
         completes: false,
         counts: true,
-        body: RowBody::default().encode(),
+        body: RowBody { rank, ..RowBody::default() }.encode(),
     }
 }
 
 async fn judge(batches: &[Vec<Happened>], asked: &[Asked]) {
     let id = format!("c{}", SHARED.timelines.fetch_add(1, Ordering::Relaxed));
     let timeline = TimelineId::campaign(&AccountId::parse("acme").unwrap(), &Id::parse(&id).unwrap());
-    let settings = OwnerSettings { retention_ms: 180 * DAY_MS, keys_held_max: 8, sizes: SMALL };
+    let settings = OwnerSettings { retention_ms: 180 * DAY_MS, keys_held_max: 8, sizes: small() };
     let mut owner = Owner::new(SHARED.store.clone(), "cases", settings);
-    let mut want: Vec<RowKey> = Vec::new();
+    let (mut want, mut numbers) = (Vec::<RowKey>::new(), 0..);
     for batch in batches {
-        let rows: Vec<PlacedRow> = batch.iter().map(|happened| placed(&timeline, happened)).collect();
+        let numbered = batch.iter().zip(&mut numbers);
+        let rows: Vec<PlacedRow> =
+            numbered.map(|(happened, number)| placed(&timeline, number, happened)).collect();
         for row in &rows {
             // An event is known by its time and id; what it says of its type the second time changes nothing.
             if want.iter().all(|key| key.position != row.key.position) {
