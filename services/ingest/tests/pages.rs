@@ -164,6 +164,7 @@ async fn judge(batches: &[Vec<Happened>], asked: &[Asked]) {
     let id = format!("c{}", SHARED.timelines.fetch_add(1, Ordering::Relaxed));
     let timeline = TimelineId::campaign(&AccountId::parse("acme").unwrap(), &Id::parse(&id).unwrap());
     let settings = OwnerSettings { retention_ms: 180 * DAY_MS, keys_held_max: 8, sizes: small() };
+    let clock: Clock = Arc::new(|| NOW);
     let mut owner = Owner::new(SHARED.store.clone(), "cases", settings);
     let (mut want, mut numbers) = (Vec::<RowKey>::new(), 0..);
     for batch in batches {
@@ -176,7 +177,7 @@ async fn judge(batches: &[Vec<Happened>], asked: &[Asked]) {
                 want.push(row.key.clone());
             }
         }
-        owner.work(NOW, vec![OwnBatch { partition: 0, claim: 0, rows }]).await;
+        owner.work(&clock, vec![OwnBatch { partition: 0, claim: 0, rows }]).await;
     }
     want.sort_by(|one, next| next.position.cmp(&one.position));
     for (types, first, last, page, per_page) in asked {

@@ -432,7 +432,10 @@ async fn records_that_are_removed_under_a_reader_are_counted_and_it_goes_on_behi
         read.extend(offsets(&next_records(&consumer, LIMITS).await.records));
     }
     let ahead = read.iter().take_while(|offset| **offset < 2500).count();
-    assert!(read.iter().copied().eq((0..ahead as i64).chain(2500..3000)), "{ahead} were fetched ahead");
+    assert!(
+        read.iter().copied().eq((0..i64::try_from(ahead).unwrap()).chain(2500..3000)),
+        "{ahead} were fetched ahead"
+    );
     eventually(PATIENCE, async || {
         let (lost, removed) = (lost() - before, 2500 - ahead as u64);
         anyhow::ensure!(lost == removed, "{lost} are counted, {removed} were removed unread");
