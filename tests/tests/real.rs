@@ -7,6 +7,7 @@ mod real {
     mod deployment;
     mod log;
     mod model;
+    mod operate;
     mod smoke;
     mod store;
 }

@@ -1,13 +1,18 @@
 //! Backstamp: the history of every e-mail. One program, a subcommand for each service and tool.
 
 mod admin;
+mod check;
 mod collect;
+mod dead_letters;
 mod demo;
 mod dev;
+mod explain;
 mod ingest;
 mod keys;
 mod options;
+mod progress;
 mod query;
+mod reconcile;
 mod run;
 mod schema;
 
@@ -43,6 +48,11 @@ enum Command {
     #[command(subcommand)]
     Schema(schema::Command),
     Keys(keys::Options),
+    Check(check::Options),
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
+    Reconcile(reconcile::Options),
+    Explain(explain::Options),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +79,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Collect(options) => collect::run(options).await,
         Command::Schema(command) => schema::run(command).await,
         Command::Keys(options) => keys::run(options).await,
+        Command::Check(options) => check::run(options).await,
+        Command::DeadLetters(command) => dead_letters::run(command).await,
+        Command::Reconcile(options) => Box::pin(reconcile::run(options)).await,
+        Command::Explain(options) => Box::pin(explain::run(options)).await,
     }
 }
 

@@ -5,12 +5,16 @@
 //! | --- | --- |
 //! | `session` | where the cluster is and how it is talked to |
 //! | `schema` | migrations, and the check that they were applied |
+//! | `inspect` | what is missing or wrong, and how to mend it |
+//! | `letters` | what an operator did with dead letters |
 //! | `statements` | every statement, prepared once |
 //! | `spans` | how a span of rows becomes a few selects |
 //! | `batches` | how writes are put into batches |
 //! | `results` | reading answers |
 
 mod batches;
+mod inspect;
+mod letters;
 mod results;
 mod schema;
 mod session;
@@ -50,6 +54,8 @@ use crate::{
     TallyWrite, Waiting, newest_first,
 };
 
+pub use self::inspect::inspect;
+pub use self::letters::{LetterMark, LetterState};
 pub use self::schema::{Applied, SchemaError, apply_schema};
 pub use self::session::ScyllaConfig;
 

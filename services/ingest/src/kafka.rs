@@ -15,8 +15,9 @@ use event_store::EventStore;
 use telemetry::health::Health;
 use telemetry::metrics;
 use telemetry::shutdown::Shutdown;
+use timeline::codec::Damaged;
 use timeline::row::{PlacedRow, decode_placed, encode_placed};
-use timeline::{Refusal, Timestamp};
+use timeline::{Order, Refusal, Timestamp};
 
 use crate::own::{OwnBatch, Owner};
 use crate::place::{Place, RawRecord, finish_joined};
@@ -152,18 +153,22 @@ impl Worker {
             let mut by_partition = BTreeMap::<i32, Vec<PlacedRow>>::new();
             let (mut rows, mut published) = (0, Vec::new());
             for record in batch.records.iter().filter(|record| !lost.contains(&record.partition)) {
-                match decode_placed(record.value.as_deref().unwrap_or_default()) {
+                let message = record.value.as_deref().unwrap_or_default();
+                if Order::is_order(message) {
+                    match Order::decode(message) {
+                        // Before the batch's rows: a count finds those that stand, in whatever order they came.
+                        Ok(order) => owner.obey((self.clock)(), record.partition, &order).await,
+                        Err(damaged) => self.put_aside(record, &damaged).await,
+                    }
+                    continue;
+                }
+                match decode_placed(message) {
                     Ok((placed, appended_at)) => {
                         rows += placed.len();
                         published.push(appended_at);
                         by_partition.entry(record.partition).or_default().extend(placed);
                     }
-                    // Nobody but us writes this topic: what cannot be read is kept where it can be looked at.
-                    Err(damaged) => {
-                        let refusal =
-                            Refusal::new(timeline::event::code::MALFORMED_JSON, damaged.to_string());
-                        self.publish(vec![dead_letter(record, &refusal)]).await;
-                    }
+                    Err(damaged) => self.put_aside(record, &damaged).await,
                 }
             }
             let timer = BatchTimer::start("own", rows);
@@ -243,6 +248,12 @@ impl Worker {
         // Commits what is committed already: the broker refuses a member that it has replaced.
         let outcome = until_done("confirm_claim", || self.consumer.commit(&asked)).await;
         outcome.refused.into_iter().collect()
+    }
+
+    /// Nobody but us writes the internal topic: what cannot be read of it is kept where it can be looked at.
+    async fn put_aside(&self, record: &Incoming, damaged: &Damaged) {
+        let refusal = Refusal::new(timeline::event::code::MALFORMED_JSON, damaged.to_string());
+        self.publish(vec![dead_letter(record, &refusal)]).await;
     }
 
     async fn publish(&self, outgoing: Vec<Outgoing>) {

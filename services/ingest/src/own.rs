@@ -13,7 +13,7 @@ use telemetry::metrics;
 use timeline::row::{PlacedRow, RowKey, stored_stamp};
 use timeline::tally::{FIRST_PART, LeafRead, Node, NodeRead, Root, Sizes, Tree};
 use timeline::time::DAY_MS;
-use timeline::{EventType, Position, RowBody, Span, Subject, TimelineId, Timestamp, TypeSet};
+use timeline::{EventType, Order, Position, RowBody, Span, Subject, TimelineId, Timestamp, TypeSet};
 
 use crate::retry::until_done;
 
@@ -212,6 +212,37 @@ impl Owner {
             metrics::EVENTS.with_label_values(&[outcome]).inc_by(count);
         }
         owned
+    }
+
+    /// Does what an operator asks of the owner of `partition`, which was taken over under its claim. Returns once it is acknowledged.
+    pub async fn obey(&mut self, now: Timestamp, partition: i32, order: &Order) {
+        let Order::Recount(id) = order;
+        tracing::info!(partition, "recounting a timeline");
+        let Some(held) = self.partitions.get_mut(&partition) else { return };
+        // What is held may be what is wrong.
+        held.timelines.remove(id);
+        let loaded = until_done("load", || self.load(std::slice::from_ref(id))).await;
+        let Some(mut keys) = loaded.into_iter().next() else { return };
+        match &mut keys {
+            Keys::Tree(tree) => {
+                for read in tree.all_nodes() {
+                    let rows =
+                        until_done("count_node", || self.count_rows(id, &read.span, &read.parts)).await;
+                    metrics::TREES.with_label_values(&["node_rebuilt"]).inc();
+                    tree.put_counted(&read, &rows);
+                }
+            }
+            // A tree where they are many.
+            Keys::Few(_) => keys.insert(Vec::new(), &self.settings.sizes),
+        }
+        let held = Held { keys, used: self.batch };
+        let mut touched = Touched { partition, id: id.clone(), held, rows: Vec::new(), pairs: false };
+        if let Some(write) = self.tallies_of(now, &mut touched) {
+            until_done("write_tallies", || self.store.write_tallies(std::slice::from_ref(&write))).await;
+        }
+        if let Some(partition) = self.partitions.get_mut(&partition) {
+            partition.timelines.insert(touched.id, touched.held);
+        }
     }
 
     /// Whether a partition was taken over under `claim`, and has stamps left.

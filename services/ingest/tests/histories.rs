@@ -16,7 +16,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use event_store::EventStore;
 use ingest::own::{OwnBatch, Owner, OwnerSettings};
 use ingest::place::{Place, RawRecord, finish_joined};
 use query::read::{PageRequest, read_page};
@@ -25,9 +24,9 @@ use rand::{RngExt, SeedableRng};
 use sim_store::SimStore;
 use timeline::filter::ListManagementFilter;
 use timeline::row::{decode_placed, encode_placed};
-use timeline::tally::{Counts, Node, ROOT_CELL, Root, Sizes};
+use timeline::tally::Sizes;
 use timeline::time::DAY_MS;
-use timeline::{AccountId, Id, Span, Subject, TimelineId, Timestamp, TypeSet};
+use timeline::{AccountId, Id, Order, Span, Subject, TimelineId, Timestamp, TypeSet};
 use tokio::task::{JoinHandle, LocalSet};
 use tokio::time::sleep;
 
@@ -112,6 +111,12 @@ impl World {
         }
     }
 
+    fn order_recount(&self, timeline: &TimelineId) {
+        let mut owned = self.owned.borrow_mut();
+        let to = timeline.partition(u32::try_from(owned.partitions.len()).unwrap()) as usize;
+        owned.partitions[to].push(Order::Recount(timeline.clone()).encode());
+    }
+
     fn start_placer(&self, partition: usize) -> Worker {
         let (world, revoked) = (self.clone(), Rc::new(Cell::new(false)));
         let gate = revoked.clone();
@@ -169,7 +174,12 @@ impl World {
                 if world.fault == Fault::CommitFirst {
                     world.commit(&world.owned, partition, at + batch.len(), &gate);
                 }
-                let rows = batch.iter().flat_map(|message| decode_placed(message).unwrap().0).collect();
+                let (orders, rows): (Vec<_>, Vec<_>) =
+                    batch.iter().partition(|message| Order::is_order(message));
+                for order in orders {
+                    owner.obey(NOW, number, &Order::decode(order).unwrap()).await;
+                }
+                let rows = rows.into_iter().flat_map(|message| decode_placed(message).unwrap().0).collect();
                 owner.work(NOW, vec![OwnBatch { partition: number, claim, rows }]).await;
                 world.idle().await;
                 at += batch.len();
@@ -265,6 +275,12 @@ async fn run(seed: u64, fault: Fault, events: usize) -> Result<(), String> {
         }
         let calm = step > 400;
         store.set_failing(!calm);
+        // An operator asks for a recount, of numbers that are right.
+        if world.random(0..40) == 0 && records.len() > 0 {
+            let timelines: Vec<&TimelineId> = want.keys().collect();
+            let at = usize::try_from(world.random(0..timelines.len() as u64)).unwrap();
+            world.order_recount(timelines[at]);
+        }
         if !calm && world.random(0..steps_between_crashes) == 0 {
             // A consumer crashes, or loses its partition and does not know.
             let at = usize::try_from(world.random(0..5)).unwrap();
@@ -300,7 +316,8 @@ async fn run(seed: u64, fault: Fault, events: usize) -> Result<(), String> {
     for worker in &workers {
         worker.task.abort();
     }
-    check(&store, &want).await
+    check(&store, &want).await?;
+    if seed.is_multiple_of(5) { check_recount(&world, &want).await } else { Ok(()) }
 }
 
 /// Every timeline has the rows it should, in its numbers and on its pages.
@@ -370,41 +387,33 @@ async fn check_pages(
 
 /// At every level the numbers are those of the rows.
 async fn check_tree(store: &Arc<SimStore>, id: &TimelineId) -> Result<(), String> {
-    let error = |what: String| format!("{id:?}: {what}");
-    let Some(root) = store.read_tallies(id, &[ROOT_CELL]).await.unwrap().remove(0) else { return Ok(()) };
-    let root = Root::decode(&root).map_err(|damaged| error(damaged.to_string()))?;
-    for (at, entry) in root.entries.iter().enumerate() {
-        let stored = store
-            .read_tallies(id, &[entry.cell])
-            .await
-            .unwrap()
-            .remove(0)
-            .ok_or_else(|| error("node missing".into()))?;
-        let node = Node::decode(&stored).map_err(|damaged| error(damaged.to_string()))?;
-        if node.span != root.entry_span(at) || node.counts() != entry.counts {
-            return Err(error(format!("node {} is not what the root says", entry.cell)));
-        }
-        for (leaf, held) in node.leaves.iter().enumerate() {
-            let mut keys = BTreeSet::new();
-            for part in &entry.parts {
-                let rows = store
-                    .read_rows(
-                        id,
-                        *part,
-                        TypeSet::ALL,
-                        &node.leaf_span(leaf),
-                        event_store::Columns::Keys,
-                        usize::MAX,
-                    )
-                    .await;
-                keys.extend(rows.unwrap().into_iter().map(|row| row.key));
-            }
-            if Counts::of(&keys) != held.counts {
-                return Err(error(format!("leaf {leaf} of node {} counts {:?}", entry.cell, held.counts)));
-            }
-        }
+    let report = operate::tree::check(store.as_ref(), id).await.map_err(|error| error.chain().to_string())?;
+    match report.differences.first() {
+        None => Ok(()),
+        Some(difference) => Err(format!("{id:?}: {}", difference.what)),
     }
-    Ok(())
+}
+
+/// Spoils every number in the store, and lets owners count again.
+async fn check_recount(
+    world: &World,
+    want: &BTreeMap<TimelineId, BTreeSet<(i64, String, u8)>>,
+) -> Result<(), String> {
+    let spoiled = world.store.spoil_tallies();
+    for id in &spoiled {
+        if check_tree(&world.store, id).await.is_ok() {
+            return Err(format!("{id:?} is spoiled, and that is not found"));
+        }
+        world.order_recount(id);
+    }
+    let owners = [world.start_owner(0, u64::MAX), world.start_owner(1, u64::MAX)];
+    while !world.owned.borrow().is_done() {
+        world.idle().await;
+    }
+    for owner in owners {
+        owner.task.abort();
+    }
+    check(&world.store, want).await.map_err(|what| format!("after a recount: {what}"))
 }
 
 fn run_seed(seed: u64, fault: Fault) -> Result<(), String> {

@@ -480,6 +480,16 @@ impl Tree {
             .collect()
     }
 
+    /// Every node, to be counted anew.
+    pub fn all_nodes(&self) -> Vec<NodeRead> {
+        let read = |at: usize| NodeRead {
+            cell: self.root.entries[at].cell,
+            span: self.root.entry_span(at),
+            parts: self.root.entries[at].parts.clone(),
+        };
+        (0..self.root.entries.len()).map(read).collect()
+    }
+
     /// Puts a node in as it was stored, if it covers what the root says. Otherwise it is to be counted anew: [`Tree::put_counted`].
     pub fn put_stored(&mut self, read: &NodeRead, node: Node) -> bool {
         if node.span != read.span {

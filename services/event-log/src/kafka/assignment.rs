@@ -287,7 +287,7 @@ impl State {
     }
 }
 
-fn incoming(topic: Topic, message: &BorrowedMessage<'_>) -> Incoming {
+pub(super) fn incoming(topic: Topic, message: &BorrowedMessage<'_>) -> Incoming {
     Incoming {
         topic,
         partition: message.partition(),

@@ -192,6 +192,20 @@ impl KafkaConfig {
         ])
     }
 
+    /// Settings of a client that reads partitions of its own choice to their ends, and belongs to no group.
+    pub(super) fn scanner(&self) -> Result<ClientConfig, OptionsError> {
+        self.client(&[
+            // The library wants a name.
+            ("group.id", if self.group.is_empty() { "backstamp-tools" } else { &self.group }),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("isolation.level", "read_committed"),
+            ("enable.partition.eof", "true"),
+            ("fetch.wait.max.ms", "50"),
+            ("queued.max.messages.kbytes", "16384"),
+        ])
+    }
+
     /// Settings of a client that only asks.
     pub(super) fn admin(&self) -> Result<ClientConfig, OptionsError> {
         self.client(&[])

@@ -51,6 +51,10 @@ pub(super) struct Statements {
     pub(super) write_key: Statement,
     pub(super) read_key: Statement,
     pub(super) list_keys: Statement,
+    pub(super) insert_letter: Statement,
+    pub(super) update_letter: Statement,
+    pub(super) read_letter: Statement,
+    pub(super) list_letters: Statement,
 }
 
 impl Statements {
@@ -191,6 +195,23 @@ impl Statements {
                  FROM keyspace.api_keys WHERE key_id = ?",
             )
             .await?,
+            insert_letter: prepare(
+                "mark_letter",
+                "INSERT INTO keyspace.dead_letters (place, state, run, at) VALUES (?, ?, ?, ?) IF NOT EXISTS",
+            )
+            .await?,
+            update_letter: prepare(
+                "mark_letter",
+                "UPDATE keyspace.dead_letters SET state = ?, run = ?, at = ? WHERE place = ?
+                 IF state = ? AND run = ? AND at = ?",
+            )
+            .await?,
+            read_letter: prepare(
+                "mark_letter",
+                "SELECT place, state, run, at FROM keyspace.dead_letters WHERE place = ?",
+            )
+            .await?,
+            list_letters: prepare("list_letters", "SELECT place, state, run, at FROM keyspace.dead_letters").await?,
             list_keys: prepare(
                 "list_keys",
                 "SELECT key_id, digest, account_id, permissions, created_at, expires_at, revoked_at FROM keyspace.api_keys",
@@ -199,6 +220,7 @@ impl Statements {
         };
         // Sees every conditional write that was answered, and finishes one that was left half done.
         statements.read_epoch.prepared.set_consistency(Consistency::Serial);
+        statements.read_letter.prepared.set_consistency(Consistency::Serial);
         Ok(statements)
     }
 }

@@ -15,7 +15,7 @@ use timeline::key::KeyRecord;
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
-use timeline::tally::ROOT_CELL;
+use timeline::tally::{Counts, Node, ROOT_CELL, Root, Sizes};
 use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
 use tokio::time::sleep;
 
@@ -66,6 +66,28 @@ impl SimStore {
 
     pub(crate) fn set_failing(&self, failing: bool) {
         self.state.lock().unwrap().failing = failing;
+    }
+
+    /// Makes every number of every tree none, with the stamp that it has. Returns whose are wrong by that.
+    pub(crate) fn spoil_tallies(&self) -> Vec<TimelineId> {
+        let mut state = self.state.lock().unwrap();
+        let mut spoiled = BTreeSet::new();
+        for ((id, cell), (_, bytes)) in &mut state.tallies {
+            if *cell == ROOT_CELL {
+                let mut root = Root::decode(bytes).unwrap();
+                for entry in &mut root.entries {
+                    if entry.counts.all() > 0 {
+                        spoiled.insert(id.clone());
+                    }
+                    entry.counts = Counts::default();
+                }
+                *bytes = root.encode();
+            } else {
+                let span = Node::decode(bytes).unwrap().span;
+                *bytes = Node::of_rows(span, &[], &Sizes::default()).encode();
+            }
+        }
+        spoiled.into_iter().collect()
     }
 
     /// Takes a random time, and draws what becomes of the request.

@@ -1,0 +1,293 @@
+//! The operator's tools, by their commands, on the real servers.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use backstamp_tests::client::{Client, send};
+use backstamp_tests::contract::{event, minutes_ago, new_id};
+use backstamp_tests::program::{Output, Program};
+use backstamp_tests::stack::{PATIENCE, PERMISSIONS, Stack};
+use backstamp_tests::{eventually, servers, unique_name};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::deployment::{Deployment, EVENTS};
+
+fn report(output: &Output) -> Value {
+    serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {output}"))
+}
+
+/// The findings of a check about a thing.
+fn findings<'a>(report: &'a Value, about: &str) -> Vec<&'a Value> {
+    let all = report["findings"].as_array().unwrap();
+    all.iter().filter(|finding| finding["about"].as_str().unwrap().ends_with(about)).collect()
+}
+
+#[tokio::test]
+async fn check_says_what_is_wrong_and_how_to_mend_it() {
+    let stack = Stack::shared_real().await;
+    let output = stack.run(&["check", "--json", "--group", stack.group()]).await;
+    assert!(output.status.success(), "{output}");
+    let well = report(&output);
+    assert_eq!((&well["ok"], &well["errors"]), (&json!(true), &json!(0)), "{output}");
+    for about in ["schema", "permissions", "clock scylla", "mail.events write", "mail.campaign-events read"] {
+        let found = findings(&well, about);
+        assert!(found.len() == 1 && found[0]["level"] == "ok", "{about}: {output}");
+    }
+    // One broker and one node: what one of them can lose is a warning.
+    for about in ["kafka", "scylla"] {
+        assert_eq!(findings(&well, about)[0]["level"], "warning", "{output}");
+    }
+    // Nothing was written by it.
+    let topics = stack.topics().unwrap();
+    let before = topics.ends("mail.events.dead").await;
+    let lines = stack.run(&["check"]).await;
+    assert!(lines.stdout.lines().any(|line| line.starts_with("ok ") && line.contains("schema")), "{lines}");
+    assert_eq!(topics.ends("mail.events.dead").await, before);
+
+    let longer = stack.run(&["check", "--json", "--retention-days", "400"]).await;
+    assert_eq!(longer.status.code(), Some(1), "{longer}");
+    let wrong = report(&longer);
+    let events = findings(&wrong, "mail.events");
+    assert!(events.iter().any(|finding| finding["level"] == "error"), "{longer}");
+    assert!(events[0]["mend"].as_str().unwrap().contains("retention.ms=34560000000"), "{longer}");
+
+    let elsewhere = ["check", "--json", "--topic-prefix", "nobody.", "--keyspace", "nobody"];
+    let missing = stack.run(&elsewhere).await;
+    assert_eq!(missing.status.code(), Some(1), "{missing}");
+    let wrong = report(&missing);
+    for about in ["nobody.mail.references", "keyspace nobody", "schema"] {
+        let found = findings(&wrong, about);
+        assert!(found[0]["mend"].as_str().unwrap().contains("backstamp schema apply"), "{missing}");
+    }
+    let away = stack.run(&["check", "--json", "--kafka-brokers", "127.0.0.1:1"]).await;
+    assert_eq!(findings(&report(&away), "kafka")[0]["level"], "error", "{away}");
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_retried_once_whoever_asks_and_whatever_crashed() {
+    let stack = Stack::shared_real().await;
+    let account = stack.account().await;
+    let topics = stack.topics().unwrap();
+    let contact = new_id();
+    // One that is a little too far ahead yet, and one that is never an event.
+    let ahead = chrono::Utc::now() + chrono::TimeDelta::hours(24) + chrono::TimeDelta::seconds(4);
+    let mut soon =
+        event("soon", "open", minutes_ago(1), &json!({ "contact_id": contact, "campaign_id": "c" }));
+    soon["occurred_at"] = json!(ahead.to_rfc3339());
+    let never = event("never", "nonsense", minutes_ago(1), &json!({ "contact_id": contact }));
+    account.publish(&[soon, never]).await;
+
+    let letters = async |arguments: &[&str]| {
+        let base = ["dead-letters", arguments[0], "--json", "--account", account.name.as_str()];
+        stack.run(&[&base, &arguments[1..]].concat()).await
+    };
+    let listed = eventually(PATIENCE, async || {
+        let output = letters(&["list"]).await;
+        let listed = report(&output).as_array().unwrap().clone();
+        ensure!(listed.len() == 2, "{output}");
+        Ok(listed)
+    })
+    .await;
+    let place_of = |code: &str| {
+        let letter = listed.iter().find(|letter| letter["code"] == code);
+        letter.unwrap_or_else(|| panic!("no {code} in {listed:?}"))["place"].as_str().unwrap().to_owned()
+    };
+    let (soon, never) = (place_of("time_ahead"), place_of("unknown_type"));
+    let only = report(&letters(&["list", "--code", "unknown_type", "--since", "1h"]).await);
+    assert_eq!(only.as_array().unwrap().len(), 1, "{only}");
+    assert_eq!(report(&letters(&["list", "--until", "1h"]).await), json!([]));
+    let shown = report(&letters(&["show", &never]).await);
+    assert!(shown["value"].as_str().unwrap().contains("nonsense"), "{shown}");
+    assert!(!letters(&["show", "mail.events/0/999999999"]).await.status.success());
+    let whole = stack.run(&["dead-letters", "retry"]).await;
+    assert!(!whole.status.success() && whole.stderr.contains("which letters"), "{whole}");
+
+    // Nothing is sent before the time has come, and nothing by a dry run.
+    let dry = eventually(PATIENCE, async || {
+        let output = letters(&["retry", "--dry-run"]).await;
+        let dry = report(&output);
+        ensure!(dry["accepted"] == 1, "{output}");
+        Ok(dry)
+    })
+    .await;
+    assert_eq!(dry["refused"], 1, "{dry}");
+    assert_eq!(report(&letters(&["list"]).await).as_array().unwrap().len(), 2);
+
+    let sent = async || {
+        let records = topics.consume_all(EVENTS).await;
+        records.iter().filter(|record| record.header("backstamp.retried") == Some(&soon)).count()
+    };
+    // Two at once.
+    let (one, other) = tokio::join!(letters(&["retry"]), letters(&["retry"]));
+    let retried = |output: &Output| report(output)["retried"].as_u64().unwrap_or(0);
+    assert_eq!(retried(&one) + retried(&other), 1, "{one} {other}");
+    account.campaign_has("c", &["soon"]).await;
+    assert_eq!(sent().await, 1);
+    let again = report(&letters(&["retry"]).await);
+    assert_eq!((&again["retried before"], &again["refused"]), (&json!(1), &json!(1)), "{again}");
+
+    // A run that ended before it could say that the message was sent: the next looks for it in the topic.
+    let keyspace =
+        stack.environment().into_iter().find(|(name, _)| *name == "BACKSTAMP_KEYSPACE").unwrap().1.to_owned();
+    let session = servers::cassandra().await.session().await;
+    let forget =
+        format!("UPDATE {keyspace}.dead_letters SET state = 'retrying', at = 0 WHERE place = ? IF EXISTS");
+    session.query_unpaged(forget, (soon.as_str(),)).await.unwrap();
+    // All of the topic's records since 1970 are looked at then.
+    let again = report(&letters(&["retry"]).await);
+    assert_eq!(again["retried before"], 1, "{again}");
+    assert_eq!(sent().await, 1);
+    // One that ended before it sent: the next sends.
+    let claim = format!(
+        "INSERT INTO {keyspace}.dead_letters (place, state, run, at) VALUES (?, 'retrying', uuid(), 0) IF NOT EXISTS"
+    );
+    session.query_unpaged(claim, (never.as_str(),)).await.unwrap();
+    let again = letters(&["retry", "--refused-too", &never]).await;
+    assert_eq!(report(&again)["retried"], 1, "{again}");
+
+    // Refused again, it is another letter, which is dropped.
+    let listed = eventually(PATIENCE, async || {
+        let listed = report(&letters(&["list"]).await).as_array().unwrap().clone();
+        ensure!(listed.len() == 1, "{listed:?}");
+        Ok(listed)
+    })
+    .await;
+    assert_ne!(listed[0]["place"], never);
+    let dropped = letters(&["drop", "--code", "unknown_type"]).await;
+    assert_eq!(report(&dropped)["dropped"], 1, "{dropped}");
+    assert_eq!(report(&letters(&["list"]).await), json!([]));
+    let all = report(&letters(&["list", "--all"]).await);
+    let mut states: Vec<&str> =
+        all.as_array().unwrap().iter().map(|letter| letter["state"].as_str().unwrap()).collect();
+    states.sort_unstable();
+    assert_eq!(states, ["dropped", "retried", "retried"], "{all}");
+    account.campaign_has("c", &["soon"]).await;
+}
+
+#[tokio::test]
+async fn the_ledger_is_proved_and_mended_and_an_event_is_explained() {
+    let deployment = Deployment::new().await;
+    let ingest = deployment.ingest().await;
+    let environment: Vec<(&str, &str)> = deployment.environment().await;
+    let account = unique_name("acc");
+    let topics = &deployment.topics;
+    let publish = async |id: &str, kind: &str, minutes: i64, more: Value| {
+        let mut record = event(id, kind, minutes_ago(minutes), &more);
+        record["account_id"] = json!(account);
+        topics.publish(EVENTS, Some(id.as_bytes()), record.to_string().as_bytes(), None).await
+    };
+    let contacts: Vec<String> = (0..5).map(|_| new_id()).collect();
+    for n in 0..300 {
+        let more = json!({ "contact_id": contacts[n as usize % 5], "campaign_id": "c" });
+        publish(&format!("e{n:03}"), "open", 1000 - n, more).await;
+    }
+    publish("waits", "open", 2, json!({ "message_id": "m" })).await;
+    publish("bad", "nonsense", 2, json!({ "contact_id": contacts[0] })).await;
+    let leave = json!({ "contact_id": contacts[0], "campaign_id": "c", "url": "https://a.example/u", "link": "unsubscribe" });
+    publish("leaves", "click", 2, leave).await;
+    deployment.wait_until_done().await;
+
+    let run = async |arguments: &[&str]| Program::run(arguments, &environment).await;
+    let of_campaign = ["reconcile", "--json", "--account", &account, "--campaign", "c"];
+    let of_contact = ["reconcile", "--json", "--account", &account, "--contact", &contacts[0]];
+    let of_log = ["reconcile", "--json", "--since", "1h"];
+    for arguments in [&of_campaign[..], &of_contact, &of_log, &["reconcile", "--json", "--every"]] {
+        let output = run(arguments).await;
+        assert!(output.status.success() && report(&output)["differences"] == json!([]), "{output}");
+    }
+    let looked_at = report(&run(&of_log).await)["looked_at"].clone();
+    for (what, count) in [
+        ("events", 300),
+        ("events that wait for their send", 1),
+        ("dead letters", 1),
+        ("list-management clicks", 1),
+        ("rows looked for", 600),
+        ("timelines", 6),
+    ] {
+        assert_eq!(looked_at[what], count, "{what}: {looked_at}");
+    }
+
+    // A node of the tree is lost.
+    let keyspace = environment.iter().find(|(name, _)| *name == "BACKSTAMP_KEYSPACE").unwrap().1;
+    let session = servers::cassandra().await.session().await;
+    let cell =
+        format!("{keyspace}.tallies WHERE account_id = '{account}' AND subject = 'campaign:c' AND cell = 1");
+    let written = session.query_unpaged(format!("SELECT WRITETIME(bytes) FROM {cell}"), ()).await;
+    let (stamp,) = written.unwrap().into_rows_result().unwrap().single_row::<(i64,)>().unwrap();
+    let lose = cell.replace(" WHERE", &format!(" USING TIMESTAMP {stamp} WHERE"));
+    session.query_unpaged(format!("DELETE FROM {lose}"), ()).await.unwrap();
+    let output = run(&of_campaign).await;
+    assert_eq!(output.status.code(), Some(1), "{output}");
+    let differences = report(&output)["differences"].clone();
+    assert_eq!(differences[0]["level"], "root/node", "{output}");
+    let mended = run(&[&of_campaign[..], &["--repair"]].concat()).await;
+    assert!(mended.status.success() && report(&mended)["mended"] == differences, "{mended}");
+    assert!(run(&of_campaign).await.status.success());
+
+    // An offset is committed that was not done.
+    ingest.sigterm_and_wait().await;
+    let more = json!({ "contact_id": contacts[1], "campaign_id": "c" });
+    let (partition, offset) = publish("skipped", "open", 3, more).await;
+    let group = environment.iter().find(|(name, _)| *name == "BACKSTAMP_GROUP").unwrap().1;
+    topics.commit(group, EVENTS, partition, offset + 1).await;
+    let ingest = deployment.ingest().await;
+    let output = run(&of_log).await;
+    assert_eq!(output.status.code(), Some(1), "{output}");
+    let differences = report(&output)["differences"].as_array().unwrap().clone();
+    assert_eq!(differences.len(), 2, "{output}");
+    assert!(differences.iter().all(|difference| difference["level"] == "log/rows"), "{output}");
+    let skipped = report(&run(&["explain", "skipped", "--account", &account, "--json"]).await);
+    assert!(
+        skipped["messages"][0]["shows"][0]["state"].as_str().unwrap().starts_with("missing"),
+        "{skipped}"
+    );
+    let mended = run(&[&of_log[..], &["--repair"]].concat()).await;
+    assert!(mended.status.success(), "{mended}");
+    assert_eq!(report(&mended)["mended"].as_array().unwrap().len(), 2, "{mended}");
+    assert!(run(&of_log).await.status.success());
+
+    // What became of each event.
+    let explain = async |id: &str| {
+        let output = run(&["explain", id, "--account", &account, "--since", "1h", "--json"]).await;
+        assert!(output.status.success(), "{output}");
+        report(&output)["messages"].as_array().unwrap().clone()
+    };
+    for (id, outcome) in
+        [("waits", "waiting"), ("bad", "dead-lettered"), ("leaves", "filtered"), ("e000", "projected")]
+    {
+        let told = explain(id).await;
+        assert_eq!((told.len(), &told[0]["outcome"]), (1, &json!(outcome)), "{told:?}");
+    }
+    assert!(explain("bad").await[0]["dead_letter"].as_str().unwrap().starts_with("mail.events.dead/"));
+    assert_eq!(explain("skipped").await.len(), 2);
+    let (query, client) = deployment.query().await;
+    let key = Program::create_key(&account, &PERMISSIONS, &environment).await;
+    for id in ["e000", "e123", "skipped"] {
+        let told = explain(id).await;
+        let shows = told[0]["shows"].as_array().unwrap();
+        assert_eq!(shows.len(), 2, "{told:?}");
+        for row in shows {
+            let rows = page(&client, &key, row["path"].as_str().unwrap()).await;
+            let place = usize::try_from(row["place_on_page"].as_u64().unwrap()).unwrap();
+            let there = &rows[place - 1];
+            let shown = there["id"].as_str().or(there["uuid"].as_str()).unwrap();
+            assert!(shown == id || shown == backstamp_tests::stack::shown_uuid(id), "{row} shows {there}");
+        }
+    }
+    let nothing = run(&["explain", "nobody", "--account", &account]).await;
+    assert_eq!(nothing.status.code(), Some(1), "{nothing}");
+    drop((query, ingest));
+    deployment.remove().await;
+}
+
+/// The rows of a page.
+async fn page(client: &Client, key: &str, path: &str) -> Vec<Value> {
+    eventually(Duration::from_secs(30), async || {
+        let reply = send(client.request(Method::GET, path).bearer_auth(key)).await?;
+        ensure!(reply.status == 200, "{path}: {} {}", reply.status, reply.body);
+        let rows = reply.body["data"]["events"].as_array().or(reply.body["data"].as_array());
+        Ok(rows.unwrap().clone())
+    })
+    .await
+}
