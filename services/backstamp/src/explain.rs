@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::bail;
 use clap::Args;
 use event_log::{KafkaConfig, Scan, Scanned, Stretch, Topic};
+use event_store::EventStore;
 use event_store::scylla::ScyllaStore;
 use operate::fate::{Fate, Judge, Shown};
 use operate::places;
@@ -84,6 +85,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         store: &store,
         filter: &options.filter.list_management_urls,
         retention_ms: options.retention.retention_ms(),
+        forgotten: &store.list_forgotten().await?.into_iter().collect(),
     };
     let fates = judge.judge(now, &messages).await?;
     let placed = event_log::committed(&kafka, Topic::Events).await?;
@@ -201,7 +203,9 @@ async fn tell(
 ) -> anyhow::Result<()> {
     let event = match fate {
         Fate::Refused(_) => None,
-        Fate::Filtered(event) | Fate::Expired(event) | Fate::Gone(event) => Some(&**event),
+        Fate::Filtered(event) | Fate::Expired(event) | Fate::Gone(event) | Fate::Forgotten(event) => {
+            Some(&**event)
+        }
         Fate::Shown(shown) => Some(&shown.event),
     };
     if let Some(event) = event {
@@ -213,6 +217,7 @@ async fn tell(
         Fate::Filtered(_) => ("filtered", "a click on a list-management link is no engagement".to_owned()),
         Fate::Expired(_) => ("expired", "it was past retention when it came".to_owned()),
         Fate::Gone(_) => ("expired", "it has passed retention since it came".to_owned()),
+        Fate::Forgotten(_) => ("forgotten", "its contact was forgotten".to_owned()),
         Fate::Shown(shown) => {
             to["shows"] = rows(store, shown, now, retention_ms).await?;
             if let Some(message) = &shown.needs {

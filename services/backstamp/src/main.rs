@@ -1,12 +1,14 @@
 //! Backstamp: the history of every e-mail. One program, a subcommand for each service and tool.
 
 mod admin;
+mod caught_up;
 mod check;
 mod collect;
 mod dead_letters;
 mod demo;
 mod dev;
 mod explain;
+mod forget;
 mod ingest;
 mod keys;
 mod options;
@@ -53,6 +55,7 @@ enum Command {
     DeadLetters(dead_letters::Command),
     Reconcile(reconcile::Options),
     Explain(explain::Options),
+    ForgetContact(forget::Options),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +86,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::DeadLetters(command) => dead_letters::run(command).await,
         Command::Reconcile(options) => Box::pin(reconcile::run(options)).await,
         Command::Explain(options) => Box::pin(explain::run(options)).await,
+        Command::ForgetContact(options) => Box::pin(forget::run(options)).await,
     }
 }
 

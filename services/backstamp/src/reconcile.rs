@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -20,9 +20,10 @@ use serde_json::json;
 use timeline::{AccountId, Event, Id, Order, Position, TimelineId, Timestamp};
 use uuid::Uuid;
 
+use crate::caught_up::wait_until_done;
 use crate::keys::parse_account;
 use crate::options::{
-    FilterOptions, Instant as Given, KafkaOptions, RetentionOptions, ScyllaOptions, parse_contact, parse_id,
+    FilterOptions, Instant, KafkaOptions, RetentionOptions, ScyllaOptions, parse_contact, parse_id,
     parse_instant,
 };
 use crate::progress::Progress;
@@ -36,9 +37,6 @@ const CHUNK_RECORDS: usize = 2000;
 const TIMELINES_AT_ONCE: usize = 16;
 /// Messages with differences that are kept, to be looked at again.
 const SUSPECTS_MAX: usize = 10_000;
-/// How long ingest may take to be done with what was published before.
-const BEHIND_MAX: Duration = Duration::from_secs(120);
-const BEHIND_PAUSE: Duration = Duration::from_millis(200);
 /// How often two views that differ are compared, and how long to wait in between.
 const VIEW_TRIES: u32 = 3;
 const VIEW_PAUSE: Duration = Duration::from_secs(1);
@@ -70,10 +68,10 @@ pub(crate) struct Options {
     contact: Option<Uuid>,
     /// What was published since: 2026-04-17T14:23:05Z, or a span ago such as 24h.
     #[arg(long, value_parser = parse_instant)]
-    since: Option<Given>,
+    since: Option<Instant>,
     /// What was published until.
     #[arg(long, value_parser = parse_instant)]
-    until: Option<Given>,
+    until: Option<Instant>,
     /// All that the log holds.
     #[arg(long)]
     every: bool,
@@ -106,6 +104,7 @@ struct Reconciler<'a> {
     kafka: KafkaConfig,
     store: ScyllaStore,
     retention_ms: i64,
+    forgotten: HashSet<(AccountId, Uuid)>,
     counts: Counts,
     /// What of the numbers and views differs.
     differences: Vec<Difference>,
@@ -120,6 +119,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         kafka: options.kafka.config("backstamp-reconcile", &options.group)?,
         store: ScyllaStore::connect(&options.scylla.config()).await?,
         retention_ms: options.retention.retention_ms(),
+        forgotten: HashSet::new(),
         options: &options,
         counts: Counts::default(),
         differences: Vec::new(),
@@ -188,6 +188,7 @@ impl Reconciler<'_> {
 
     async fn look(&mut self) -> anyhow::Result<()> {
         let options = self.options;
+        self.forgotten = self.store.list_forgotten().await?.into_iter().collect();
         match (&options.account, &options.campaign, options.contact) {
             (Some(account), Some(campaign), _) => {
                 self.timeline(&TimelineId::campaign(account, campaign)).await
@@ -256,7 +257,7 @@ impl Reconciler<'_> {
         };
         // What is placed by now is judged once the owners have written it.
         let placed = event_log::committed(&self.kafka, Topic::Events).await?;
-        self.wait_for(Topic::CampaignEvents, ".own").await?;
+        wait_until_done(&self.kafka, Topic::CampaignEvents).await?;
         let letters = self.letters(stretch).await?;
         let mut scan = Scan::begin(&self.kafka, Topic::Events, stretch).await?;
         let progress = Progress::new("records", scan.total());
@@ -281,7 +282,7 @@ impl Reconciler<'_> {
         progress.finish();
         // They may have been on their way: an event that waited, and whose send came just now.
         if !self.suspects.is_empty() {
-            self.wait_for(Topic::CampaignEvents, ".own").await?;
+            wait_until_done(&self.kafka, Topic::CampaignEvents).await?;
             self.look_again(stretch).await?;
         }
         Ok(())
@@ -326,6 +327,7 @@ impl Reconciler<'_> {
             store: &self.store,
             filter: &self.options.filter.list_management_urls,
             retention_ms: self.retention_ms,
+            forgotten: &self.forgotten,
         };
         let messages: Vec<(&[u8], Timestamp)> = records
             .iter()
@@ -352,6 +354,7 @@ impl Reconciler<'_> {
                 Fate::Filtered(event) => self.count(&mut outcomes, "list-management clicks", event),
                 Fate::Expired(event) => self.count(&mut outcomes, "expired when they came", event),
                 Fate::Gone(event) => self.count(&mut outcomes, "expired since", event),
+                Fate::Forgotten(event) => self.count(&mut outcomes, "of forgotten contacts", event),
                 Fate::Shown(shown) if !self.is_wanted(&shown.event) => {}
                 Fate::Shown(shown) => {
                     let event = &shown.event;
@@ -409,31 +412,6 @@ impl Reconciler<'_> {
         outcomes.add(what, u64::from(self.is_wanted(event)));
     }
 
-    /// Waits until `ingest` is done with what was published to `topic` so far.
-    async fn wait_for(&self, topic: Topic, suffix: &str) -> anyhow::Result<()> {
-        let kafka = KafkaConfig { group: format!("{}{suffix}", self.options.group), ..self.kafka.clone() };
-        let ends = event_log::ends(&kafka, topic).await?;
-        let begun = Instant::now();
-        loop {
-            let committed = event_log::committed(&kafka, topic).await?;
-            let behind = |(partition, end): (&i32, &i64)| {
-                (end - committed.get(partition).copied().unwrap_or(0)).max(0)
-            };
-            let left: i64 = ends.iter().map(behind).sum();
-            if left == 0 {
-                return Ok(());
-            }
-            if begun.elapsed() > BEHIND_MAX {
-                bail!(
-                    "group {} has {left} messages of {} to do: is ingest running, and is this its --group?",
-                    kafka.group,
-                    topic.name()
-                );
-            }
-            tokio::time::sleep(BEHIND_PAUSE).await;
-        }
-    }
-
     /// Mends what can be, and looks at it again.
     async fn repair(&mut self) -> anyhow::Result<()> {
         let counted_wrong =
@@ -448,7 +426,7 @@ impl Reconciler<'_> {
             ..Outgoing::new(Topic::CampaignEvents, None, Some(Order::Recount(timeline.clone()).encode()))
         });
         appender.append(orders.collect()).await.context("the owners could not be asked to count again")?;
-        self.wait_for(Topic::CampaignEvents, ".own").await?;
+        wait_until_done(&self.kafka, Topic::CampaignEvents).await?;
         let resent: Vec<Outgoing> = self
             .suspects
             .iter()
@@ -469,8 +447,8 @@ impl Reconciler<'_> {
         if !resent.is_empty() {
             self.counts.add("messages sent again", resent.len() as u64);
             appender.append(resent).await.context("messages could not be sent again")?;
-            self.wait_for(Topic::Events, "").await?;
-            self.wait_for(Topic::CampaignEvents, ".own").await?;
+            wait_until_done(&self.kafka, Topic::Events).await?;
+            wait_until_done(&self.kafka, Topic::CampaignEvents).await?;
         }
         self.counts.add("timelines recounted", recounted.len() as u64);
 

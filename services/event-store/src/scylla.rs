@@ -374,6 +374,10 @@ impl EventStore for ScyllaStore {
         Err(StoreError::new(name, format!("other takers were quicker for {} s", EPOCH_WAIT_MAX.as_secs())))
     }
 
+    async fn list_forgotten(&self) -> Result<Vec<(AccountId, Uuid)>, StoreError> {
+        self.read(&self.statements.list_forgotten, (), decode_forgotten).await
+    }
+
     async fn write_key(&self, key: &KeyRecord) -> Result<(), StoreError> {
         let permissions: Vec<&str> = key.permissions.iter().map(|permission| permission.name()).collect();
         let (expires_at, revoked_at) = (key.expires_at.map(|at| at.0), key.revoked_at.map(|at| at.0));
@@ -405,6 +409,17 @@ impl EventStore for ScyllaStore {
 }
 
 impl ScyllaStore {
+    /// Remembers for ever that a contact was forgotten.
+    pub async fn forget(&self, account: &AccountId, contact: Uuid, at: Timestamp) -> Result<(), StoreError> {
+        self.execute(&self.statements.forget, (account.as_str(), contact, at.0)).await.map(|_| ())
+    }
+
+    /// Takes name and address out of a reference: whatever was written of them with a stamp up to the one given.
+    pub async fn erase_reference(&self, key: &ReferenceKey, stamp: i64) -> Result<(), StoreError> {
+        let values = (stamp, key.account.as_str(), key.kind.name(), key.id.as_str());
+        self.execute(&self.statements.erase_reference, values).await.map(|_| ())
+    }
+
     /// The nodes that have a partition of `table`; none where there is no choice.
     fn replicas(&self, cluster: &ClusterState, table: &str, partition: &dyn SerializeRow) -> Vec<Uuid> {
         if cluster.get_nodes_info().len() < 2 {
@@ -623,6 +638,15 @@ fn decode_first_parts(page: &QueryRowsResult, rows: &mut Vec<(String, StoredRow)
     for row in page.rows::<(String, i8, i64, &str)>()? {
         let (subject, event_type, at, id) = row?;
         rows.push((subject, StoredRow { key: row_key(event_type, at, id)?, body: Vec::new() }));
+    }
+    Ok(())
+}
+
+fn decode_forgotten(page: &QueryRowsResult, contacts: &mut Vec<(AccountId, Uuid)>) -> Result<(), Cause> {
+    for row in page.rows::<(&str, Uuid)>()? {
+        let (account, contact) = row?;
+        let account = AccountId::parse(account).ok_or("a forgotten contact has an account that is none")?;
+        contacts.push((account, contact));
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use timeline::codec::Damaged;
 use timeline::row::{PlacedRow, decode_placed, encode_placed};
 use timeline::{Order, Refusal, Timestamp};
 
+use crate::forgotten::Forgotten;
 use crate::own::{OwnBatch, Owner};
 use crate::place::{Place, RawRecord, finish_joined};
 use crate::references::{RawReference, Stamps, store_references};
@@ -73,12 +74,15 @@ pub async fn run(
         worker(Topic::CampaignEvents, ".own")?,
         worker(Topic::References, ".references")?,
     );
-    let place = Place::new(store.clone(), settings.filter.clone(), settings.retention_ms);
+    let forgotten = Forgotten::new(store.clone());
+    let place = Place::new(store.clone(), settings.filter.clone(), settings.retention_ms)
+        .with_forgotten(forgotten.clone());
     let owner = Owner::new(
         store.clone(),
         Topic::CampaignEvents.name_with(&kafka.topic_prefix),
         settings.owner(KEYS_HELD_MAX),
-    );
+    )
+    .with_forgotten(forgotten.clone());
 
     let checks = tokio::spawn(health.check("store").keep(CHECK_EVERY, {
         let store = store.clone();
@@ -91,7 +95,7 @@ pub async fn run(
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(placing.run_place(place, store.clone()));
     tasks.spawn(owning.run_own(owner));
-    tasks.spawn(referring.run_references(store));
+    tasks.spawn(referring.run_references(store, forgotten));
 
     // One that ends ends all.
     let first = tokio::select! {
@@ -187,11 +191,16 @@ impl Worker {
         Ok(())
     }
 
-    async fn run_references(self, store: Arc<dyn EventStore>) -> Result<(), LogError> {
+    async fn run_references(
+        self,
+        store: Arc<dyn EventStore>,
+        forgotten: Arc<Forgotten>,
+    ) -> Result<(), LogError> {
         let mut stamps = Stamps::default();
         while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
             let records: Vec<RawReference<'_>> = batch.records.iter().map(RawReference::from).collect();
-            let refused = store_references(&store, &mut stamps, &records).await;
+            forgotten.keep_fresh((self.clock)()).await;
+            let refused = store_references(&store, &forgotten, &mut stamps, &records).await;
             self.publish(dead_letters(&batch.records, refused)).await;
             self.commit(&batch, &HashSet::new()).await;
         }

@@ -1,8 +1,9 @@
 //! Log in, store out. [`place`] takes raw events as they come: decodes, filters, joins, and hands rows on by timeline. [`own`]
-//! writes each timeline's rows and tallies. [`references`] keeps names. [`kafka`] runs them as members of consumer groups,
+//! writes each timeline's rows and tallies. [`forgotten`] knows whose rows are left out. [`references`] keeps names. [`kafka`] runs them as members of consumer groups,
 //! [`embedded`] in one process.
 
 pub mod embedded;
+pub mod forgotten;
 pub mod kafka;
 pub mod own;
 pub mod place;

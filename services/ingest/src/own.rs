@@ -11,10 +11,12 @@ use event_store::{Columns, EventStore, Head, RowGroup, RowWrite, StoreError, Sto
 use futures::stream::{self, StreamExt};
 use telemetry::metrics;
 use timeline::row::{PlacedRow, RowKey, stored_stamp};
-use timeline::tally::{FIRST_PART, LeafRead, Node, NodeRead, Root, Sizes, Tree};
+use timeline::tally::{FIRST_PART, LeafRead, Node, NodeRead, Parts, Root, Sizes, Tree};
 use timeline::time::DAY_MS;
-use timeline::{EventType, Order, Position, RowBody, Span, Subject, TimelineId, Timestamp, TypeSet};
+use timeline::{EventType, Id, Order, Position, RowBody, Span, Subject, TimelineId, Timestamp, TypeSet};
+use uuid::Uuid;
 
+use crate::forgotten::Forgotten;
 use crate::retry::until_done;
 
 /// How many requests for different timelines are under way at once.
@@ -67,6 +69,7 @@ pub struct Owner {
     scope: String,
     partitions: HashMap<i32, Partition>,
     batch: u64,
+    forgotten: Arc<Forgotten>,
 }
 
 /// A partition that is held.
@@ -128,6 +131,21 @@ impl Groups {
     }
 }
 
+/// A row that is to be taken out, because of its contact.
+struct Erasure {
+    partition: i32,
+    timeline: TimelineId,
+    key: RowKey,
+    contact: Uuid,
+    /// The campaign of a contact's row, where it is known.
+    campaign: Option<Id>,
+}
+
+/// What stands in the place of a row that was taken out.
+fn mark_at(position: Position) -> RowKey {
+    RowKey { position, event_type: EventType::Erased }
+}
+
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Owned {
@@ -142,7 +160,14 @@ pub struct Owned {
 impl Owner {
     /// The owner of nothing yet. `scope` names the topic.
     pub fn new(store: Arc<dyn EventStore>, scope: impl Into<String>, settings: OwnerSettings) -> Owner {
-        Owner { store, settings, scope: scope.into(), partitions: HashMap::new(), batch: 0 }
+        let forgotten = Forgotten::new(store.clone());
+        Owner { store, settings, scope: scope.into(), partitions: HashMap::new(), batch: 0, forgotten }
+    }
+
+    /// The same, knowing what others of the process know of contacts that were forgotten.
+    #[must_use]
+    pub fn with_forgotten(self, forgotten: Arc<Forgotten>) -> Owner {
+        Owner { forgotten, ..self }
     }
 
     /// Lets go of what is no longer ours.
@@ -158,6 +183,7 @@ impl Owner {
         let new: Vec<(i32, u64)> = new.filter(|(partition, claim)| !self.holds(*partition, *claim)).collect();
         self.take_over(&new).await;
         let mut owned = Owned::default();
+        let batches = self.without_forgotten(now, batches).await;
         let (by_timeline, of_expired) = self.group(now, batches, &mut owned);
         if !of_expired.is_empty() {
             let of_expired: Vec<TimelineId> = of_expired.into_iter().collect();
@@ -216,7 +242,176 @@ impl Owner {
 
     /// Does what an operator asks of the owner of `partition`, which was taken over under its claim. Returns once it is acknowledged.
     pub async fn obey(&mut self, now: Timestamp, partition: i32, order: &Order) {
-        let Order::Recount(id) = order;
+        match order {
+            Order::Recount(id) => self.recount(now, partition, id).await,
+            Order::Forget { account, contact } => self.forgotten.add(account, *contact),
+            Order::Erase { timeline, contact, keys } => {
+                let erasures = keys.iter().map(|key| Erasure {
+                    partition,
+                    timeline: timeline.clone(),
+                    key: key.clone(),
+                    contact: *contact,
+                    campaign: None,
+                });
+                self.erase(now, erasures.collect()).await;
+            }
+        }
+    }
+
+    /// The rows that are not of forgotten contacts. The others are taken out, should they stand or come yet: an earlier owner that
+    /// has not heard may be writing them, and incomplete copies of their events do not tell whose they are.
+    async fn without_forgotten(&mut self, now: Timestamp, mut batches: Vec<OwnBatch>) -> Vec<OwnBatch> {
+        if self.forgotten.is_empty() {
+            return batches;
+        }
+        let (mut erasures, mut events) = (Vec::new(), 0);
+        for OwnBatch { partition, rows, .. } in &mut batches {
+            for row in std::mem::take(rows) {
+                match self.forgotten.whose(&row.timeline, &row.body) {
+                    None => rows.push(row),
+                    Some(contact) => {
+                        events += u64::from(row.counts);
+                        let campaign = RowBody::decode(&row.body).ok().and_then(|body| body.campaign);
+                        let PlacedRow { timeline, key, .. } = row;
+                        erasures.push(Erasure { partition: *partition, timeline, key, contact, campaign });
+                    }
+                }
+            }
+        }
+        metrics::EVENTS.with_label_values(&["forgotten"]).inc_by(events);
+        self.erase(now, erasures).await;
+        batches
+    }
+
+    /// Takes rows out of timelines that are owned. On a campaign each leaves a mark at its position, so that copies of its event which
+    /// come later are told; a contact's whole timeline is left out anyway.
+    async fn erase(&mut self, now: Timestamp, mut erasures: Vec<Erasure>) {
+        // What has expired disappears by itself.
+        erasures.retain(|of| of.key.position.at.plus_ms(self.settings.retention_ms) >= now);
+        while !erasures.is_empty() {
+            erasures = self.erase_once(now, erasures).await;
+        }
+    }
+
+    /// Returns what stands once more by campaign, and is to be taken out there, too.
+    async fn erase_once(&mut self, now: Timestamp, erasures: Vec<Erasure>) -> Vec<Erasure> {
+        let (mut groups, mut of) = (Groups::default(), HashMap::new());
+        for Erasure { partition, timeline, key, contact, campaign } in erasures {
+            of.insert((timeline.clone(), key.position.clone()), (contact, campaign));
+            let row =
+                PlacedRow { timeline, key, stamp: 0, completes: false, counts: false, body: Vec::new() };
+            groups.push(partition, row);
+        }
+        let mut touched = self.touch(groups.list).await;
+        let (mut writes, mut pairs) = (Vec::new(), Vec::new());
+        for timeline in &mut touched {
+            let of_row = |key: &RowKey| of[&(timeline.id.clone(), key.position.clone())].clone();
+            if let (Subject::Contact(_), Keys::Tree(tree)) = (&timeline.id.subject, &timeline.held.keys)
+                && tree.root().paired
+            {
+                for PlacedRow { key, .. } in &timeline.rows {
+                    let (contact, Some(campaign)) = of_row(key) else { continue };
+                    pairs.push(Erasure {
+                        partition: timeline.partition,
+                        timeline: TimelineId::contact_campaign(&timeline.id.account, contact, &campaign),
+                        key: key.clone(),
+                        contact,
+                        campaign: None,
+                    });
+                }
+            }
+            let erased = self.rows_to_erase(timeline, |key| of_row(key).0).await;
+            self.erase_rows(now, timeline, &erased).await;
+            let mut positions: Vec<Position> = erased.into_iter().map(|key| key.position).collect();
+            positions.dedup();
+            timeline.held.keys.remove(&positions);
+            if matches!(timeline.id.subject, Subject::Campaign(_)) {
+                let marks = positions.into_iter().map(mark_at).collect();
+                timeline.held.keys.insert(marks, &self.settings.sizes);
+            }
+            writes.extend(self.tallies_of(now, timeline));
+        }
+        if !writes.is_empty() {
+            until_done("write_tallies", || self.store.write_tallies(&writes)).await;
+        }
+        for Touched { partition, id, held, .. } in touched {
+            if let Some(partition) = self.partitions.get_mut(&partition) {
+                partition.timelines.insert(id, held);
+            }
+        }
+        pairs
+    }
+
+    /// Which keys to take out of a timeline whose leaves are here: those asked for, and what stands at their positions under another
+    /// type. Not what was marked before, nor what another contact has there.
+    async fn rows_to_erase(&self, touched: &Touched, contact_of: impl Fn(&RowKey) -> Uuid) -> Vec<RowKey> {
+        let Touched { id, held, rows, .. } = touched;
+        let mut erased = BTreeSet::new();
+        for PlacedRow { key, .. } in rows {
+            let position = &key.position;
+            let seen = held.keys.find(position);
+            if seen == Some(EventType::Erased) {
+                continue;
+            }
+            if let (Some(seen), Subject::Campaign(_)) = (seen, &id.subject) {
+                let there = until_done("read_erased", || self.row_at(id, &held.keys, position, seen)).await;
+                let contact = there.and_then(|row| RowBody::contact_of(&row.body));
+                if contact.is_some_and(|contact| contact != contact_of(key)) {
+                    continue;
+                }
+            }
+            erased.extend(seen.map(|event_type| RowKey { position: position.clone(), event_type }));
+            erased.insert(key.clone());
+        }
+        erased.into_iter().collect()
+    }
+
+    async fn row_at(
+        &self,
+        id: &TimelineId,
+        keys: &Keys,
+        position: &Position,
+        event_type: EventType,
+    ) -> Result<Option<StoredRow>, StoreError> {
+        for part in keys.parts_at(position) {
+            let (types, span) = (TypeSet::of(&[event_type]), Span::of_position(position));
+            let rows = self.store.read_rows(id, part, types, &span, Columns::All, 1).await?;
+            if let Some(row) = rows.into_iter().next() {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Marks the places of rows, where that is asked for, then deletes them wherever they may stand or be written yet.
+    async fn erase_rows(&self, now: Timestamp, touched: &Touched, erased: &[RowKey]) {
+        let Touched { id, held, .. } = touched;
+        if matches!(id.subject, Subject::Campaign(_)) {
+            let mut by_part = BTreeMap::<u32, Vec<RowWrite>>::new();
+            for RowKey { position, .. } in erased {
+                by_part.entry(held.keys.part_for(position)).or_default().push(RowWrite {
+                    key: mark_at(position.clone()),
+                    stamp: stored_stamp(position.at, 0),
+                    expires_at: position.at.plus_ms(self.settings.retention_ms + ROW_GRACE_MS),
+                    body: RowBody::default().encode(),
+                    is_new: false,
+                });
+            }
+            let groups: Vec<RowGroup<'_>> =
+                by_part.into_iter().map(|(part, rows)| RowGroup { timeline: id, part, rows }).collect();
+            until_done("write_marks", || self.store.write_rows(now, &groups)).await;
+        }
+        let deletes = stream::iter(erased.to_vec()).map(|key| async move {
+            for part in held.keys.parts_at(&key.position) {
+                let (keys, stamp) = (std::slice::from_ref(&key), (key.position.at.0 + 1) * 1000);
+                until_done("erase_rows", || self.store.delete_rows(id, part, keys, stamp)).await;
+            }
+        });
+        deletes.buffer_unordered(STORE_REQUESTS_MAX).collect::<Vec<()>>().await;
+    }
+
+    /// Counts a timeline's rows anew, and writes its whole tree.
+    async fn recount(&mut self, now: Timestamp, partition: i32, id: &TimelineId) {
         tracing::info!(partition, "recounting a timeline");
         let Some(held) = self.partitions.get_mut(&partition) else { return };
         // What is held may be what is wrong.
@@ -270,6 +465,10 @@ impl Owner {
                 timelines: HashMap::new(),
             };
             self.partitions.insert(*partition, held);
+        }
+        // Behind this, whoever is forgotten is told of in the partition.
+        if !claims.is_empty() {
+            self.forgotten.read().await;
         }
     }
 
@@ -494,8 +693,13 @@ impl Owner {
         let mut losers = Vec::new();
         for StoredRow { key, .. } in rows {
             match keys.get(&key.position) {
-                Some(kept) if kept.event_type != key.event_type => losers.push(key),
-                Some(_) => {}
+                Some(kept) if kept.event_type == key.event_type => {}
+                // The place of a row that was taken out is not taken again.
+                Some(kept) if key.event_type == EventType::Erased => {
+                    losers.push(kept.clone());
+                    keys.insert(key.position.clone(), key);
+                }
+                Some(_) => losers.push(key),
                 None => {
                     keys.insert(key.position.clone(), key);
                 }
@@ -625,6 +829,22 @@ impl Keys {
         match self {
             Keys::Few(_) => FIRST_PART,
             Keys::Tree(tree) => tree.part_for(position),
+        }
+    }
+
+    /// The parts that a row at `position` may stand in.
+    fn parts_at(&self, position: &Position) -> Parts {
+        match self {
+            Keys::Few(_) => Parts::from_elem(FIRST_PART, 1),
+            Keys::Tree(tree) => tree.parts_at(position),
+        }
+    }
+
+    /// Takes rows out that no longer stand.
+    fn remove(&mut self, positions: &[Position]) {
+        match self {
+            Keys::Few(keys) => keys.retain(|key| !positions.contains(&key.position)),
+            Keys::Tree(tree) => tree.remove(positions),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What became of a message of `mail.events`: the same rules as *place*'s, applied to what is stored now.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use event_store::{EventStore, StoreError};
 use timeline::event::decode_event;
@@ -8,6 +8,7 @@ use timeline::filter::ListManagementFilter;
 use timeline::row::{PlacedRow, Placing, project};
 use timeline::send::{SendFacts, join, message_to_join};
 use timeline::{AccountId, Event, Id, Refusal, Timestamp};
+use uuid::Uuid;
 
 /// What a message says, and what became of it.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub enum Fate {
     Expired(Box<Event>),
     /// It has passed retention since.
     Gone(Box<Event>),
+    /// Its contact was forgotten.
+    Forgotten(Box<Event>),
     /// It shows, now or once its send comes.
     Shown(Box<Shown>),
 }
@@ -47,6 +50,8 @@ pub struct Judge<'a> {
     pub filter: &'a ListManagementFilter,
     /// How long events are kept, in milliseconds.
     pub retention_ms: i64,
+    /// The contacts that were forgotten.
+    pub forgotten: &'a HashSet<(AccountId, Uuid)>,
 }
 
 impl Judge<'_> {
@@ -100,6 +105,12 @@ impl Judge<'_> {
                 }
                 (None, None) => project(&shown.event, *appended_at, Placing::Complete),
             };
+            let contact =
+                shown.event.contact.or_else(|| shown.facts.as_ref().and_then(|facts| facts.contact));
+            if contact.is_some_and(|contact| self.forgotten.contains(&(shown.event.account.clone(), contact)))
+            {
+                *fate = Fate::Forgotten(Box::new(shown.event.clone()));
+            }
         }
         Ok(fates)
     }

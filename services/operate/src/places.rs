@@ -42,7 +42,7 @@ pub async fn missing(
     let read: Vec<Option<(TimelineId, Position)>> = stream::iter(reads)
         .map(|(id, position, parts)| async move {
             for part in parts {
-                let span = at(&position);
+                let span = Span::of_position(&position);
                 let rows = store.read_rows(&id, part, TypeSet::ALL, &span, Columns::Keys, 1).await?;
                 if !rows.is_empty() {
                     return Ok::<_, StoreError>(None);
@@ -67,10 +67,4 @@ fn add(
     if !positions.is_empty() {
         missing.entry(id).or_default().extend(positions);
     }
-}
-
-/// That position and no other: no id is longer by a NUL.
-fn at(position: &Position) -> Span {
-    let until = Position { at: position.at, id: format!("{}\0", position.id).into() };
-    Span { from: position.clone(), until }
 }

@@ -40,7 +40,7 @@ pub async fn shows(
     if !types.contains(key.event_type) || key.position.at < now.minus_ms(retention_ms) {
         return Ok(None);
     }
-    let behind = Position { at: key.position.at, id: format!("{}\0", key.position.id).into() };
+    let behind = Span::of_position(&key.position).until;
     let request = PageRequest {
         types,
         span: Span { from: behind, until: Position::max() },

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use event_store::{Columns, EventStore, StoreError};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use query::read::{PageRequest, read_page};
+use timeline::row::RowKey;
 use timeline::tally::{FIRST_PART, Parts, ROOT_CELL, Root};
-use timeline::{Id, Position, RowBody, Span, Subject, TimelineId, TypeSet};
+use timeline::{AccountId, Id, Position, RowBody, Span, Subject, TimelineId, TypeSet};
 use uuid::Uuid;
 
 use crate::{Difference, Level, STORE_REQUESTS_MAX, campaign_of, places};
@@ -138,6 +139,43 @@ async fn contact_rows(
         told.collect::<Vec<_>>()
     });
     Ok(told.collect())
+}
+
+/// Every row of a contact, by timeline: its own, its campaigns', and what stands once more by campaign.
+///
+/// # Errors
+///
+/// When the store fails.
+pub async fn rows_of_contact(
+    store: &dyn EventStore,
+    account: &AccountId,
+    contact: Uuid,
+) -> Result<BTreeMap<TimelineId, BTreeSet<RowKey>>, StoreError> {
+    let id = TimelineId::contact(account, contact);
+    let root = store.read_tallies(&id, &[ROOT_CELL]).await?.pop().flatten();
+    let root = root.map(|root| decode(Root::decode(&root))).transpose()?;
+    let parts: BTreeSet<u32> = match &root {
+        None => [FIRST_PART].into(),
+        Some(root) => root.entries.iter().flat_map(|entry| entry.parts.iter().copied()).collect(),
+    };
+    let mut rows = BTreeMap::<TimelineId, BTreeSet<RowKey>>::new();
+    for part in parts {
+        for row in store.read_rows(&id, part, TypeSet::ALL, &Span::all(), Columns::All, usize::MAX).await? {
+            let campaign = decode(RowBody::decode(&row.body))?.campaign;
+            if let Some(campaign) = &campaign {
+                if TypeSet::CAMPAIGN.contains(row.key.event_type) {
+                    let of_campaign = TimelineId::campaign(account, campaign);
+                    rows.entry(of_campaign).or_default().insert(row.key.clone());
+                }
+                if root.as_ref().is_some_and(|root| root.paired) {
+                    let pair = TimelineId::contact_campaign(account, contact, campaign);
+                    rows.entry(pair).or_default().insert(row.key.clone());
+                }
+            }
+            rows.entry(id.clone()).or_default().insert(row.key);
+        }
+    }
+    Ok(rows)
 }
 
 /// The timelines that a contact's events of campaigns stand in once more, where its history is long.

@@ -141,6 +141,12 @@ impl Span {
         Span { from: Position::at_start_of(first), until: Position::at_start_of(last.plus_ms(1)) }
     }
 
+    /// That position and no other: no id is longer by a NUL.
+    pub fn of_position(position: &Position) -> Span {
+        let until = Position { at: position.at, id: format!("{}\0", position.id).into() };
+        Span { from: position.clone(), until }
+    }
+
     /// Whether no position is in it.
     pub fn is_empty(&self) -> bool {
         self.from >= self.until
@@ -213,6 +219,14 @@ impl RowBody {
     /// The rank in a stored form; 0 where that is damaged.
     pub fn rank_of(stored: &[u8]) -> u16 {
         Reader::new(stored, BODY_VERSION, "row").and_then(|mut bytes| bytes.small()).unwrap_or(0)
+    }
+
+    /// The contact in a stored form; none where it has none or is damaged.
+    pub fn contact_of(stored: &[u8]) -> Option<Uuid> {
+        let mut bytes = Reader::new(stored, BODY_VERSION, "row").ok()?;
+        let _rank: u16 = bytes.small().ok()?;
+        let present = bytes.byte().ok()?;
+        if present & 1 == 0 { None } else { Uuid::from_slice(bytes.raw(16).ok()?).ok() }
     }
 
     /// Reads the stored form.
@@ -553,6 +567,14 @@ mod tests {
             Some(r#"{"url":"https://a.example/\"x","n":1e400,"b":{"c":[ ]}}"#)
         );
         assert_eq!(rows[0].detail.as_deref(), Some(r#"{"url":"https://a.example/\"x"}"#));
+    }
+
+    #[test]
+    fn a_stored_row_tells_its_contact() {
+        let rows = project(&event(r#""type":"open","email":"a@b.example""#), NOW, Placing::Complete);
+        let contact = Uuid::parse_str("123e4567-e89b-12d3-a456-426614174000").ok();
+        assert_eq!((RowBody::contact_of(&rows[0].body), RowBody::contact_of(&rows[1].body)), (None, contact));
+        assert_eq!(RowBody::contact_of(&[]), None);
     }
 
     #[test]

@@ -574,6 +574,27 @@ impl Tree {
         self.settle();
     }
 
+    /// Takes rows out that no longer stand, from leaves that were counted.
+    pub fn remove(&mut self, positions: &[Position]) {
+        for position in positions {
+            let cell = self.root.entries[self.root.entry_at(position)].cell;
+            let Some(owned) = self.node_mut(cell) else { continue };
+            let at = owned.node.leaf_at(position);
+            let Some(LeafRows { keys, .. }) = &mut owned.rows[at] else { continue };
+            if let Ok(place) = keys.binary_search_by(|row| row.position.cmp(position)) {
+                let gone = keys.remove(place);
+                owned.node.leaves[at].counts.0[gone.event_type as usize] -= 1;
+                owned.dirty = true;
+            }
+        }
+        self.settle();
+    }
+
+    /// The parts that a row at `position` may stand in.
+    pub fn parts_at(&self, position: &Position) -> Parts {
+        self.root.entries[self.root.entry_at(position)].parts.clone()
+    }
+
     /// Every row that was seen lies between oldest and newest, whoever wrote it.
     fn widen(&mut self, rows: &[RowKey]) {
         for row in rows {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::ensure;
 use backstamp_tests::client::{Client, send};
 use backstamp_tests::contract::{event, minutes_ago, new_id};
+use backstamp_tests::model::Endpoint;
 use backstamp_tests::program::{Output, Program};
-use backstamp_tests::stack::{PATIENCE, PERMISSIONS, Stack};
+use backstamp_tests::stack::{PATIENCE, PERMISSIONS, Stack, path};
 use backstamp_tests::{eventually, servers, unique_name};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -277,6 +278,126 @@ async fn the_ledger_is_proved_and_mended_and_an_event_is_explained() {
     }
     let nothing = run(&["explain", "nobody", "--account", &account]).await;
     assert_eq!(nothing.status.code(), Some(1), "{nothing}");
+    drop((query, ingest));
+    deployment.remove().await;
+}
+
+#[tokio::test]
+async fn a_contact_is_forgotten_and_stays_so() {
+    let deployment = Deployment::new().await;
+    let ingest = deployment.ingest().await;
+    let environment: Vec<(&str, &str)> = deployment.environment().await;
+    let account = unique_name("acc");
+    let topics = &deployment.topics;
+    let contacts: Vec<String> = (0..4).map(|_| new_id()).collect();
+    let publish = async |id: &str, kind: &str, minutes: i64, more: Value| {
+        let mut record = event(id, kind, minutes_ago(minutes), &more);
+        record["account_id"] = json!(account);
+        topics.publish(EVENTS, None, record.to_string().as_bytes(), None).await;
+    };
+    let of_contact =
+        |n: usize| json!({ "contact_id": contacts[n % 4], "campaign_id": "c", "email": "a@b.example" });
+    for n in 0..200 {
+        publish(&format!("e{n:03}"), "open", 1000 - n, of_contact(n as usize)).await;
+    }
+    let mut sent = of_contact(0);
+    sent["message_id"] = json!("m");
+    publish("sent", "send", 700, sent).await;
+    publish("joins", "open", 600, json!({ "message_id": "m" })).await;
+    let mut waits = of_contact(0);
+    waits["message_id"] = json!("never");
+    publish("waits", "open", 600, waits).await;
+    let reference =
+        json!({ "kind": "contact", "account_id": account, "id": contacts[0], "email": "a@b.example" });
+    let key = format!("contact:{account}:{}", contacts[0]);
+    let refer = async || {
+        topics.publish("mail.references", Some(key.as_bytes()), reference.to_string().as_bytes(), None).await
+    };
+    refer().await;
+    deployment.wait_until_done().await;
+
+    let (query, client) = deployment.query().await;
+    let api_key = Program::create_key(&account, &PERMISSIONS, &environment).await;
+    let totals = async || {
+        let mut totals = Vec::new();
+        for path in [
+            path(Endpoint::Campaign, "c", ""),
+            path(Endpoint::Contact, &contacts[0], ""),
+            path(Endpoint::Contact, &contacts[1], ""),
+        ] {
+            let reply = send(client.request(Method::GET, &path).bearer_auth(&api_key)).await.unwrap();
+            assert_eq!(reply.status, 200, "{path}: {}", reply.body);
+            totals.push(
+                reply.body["meta"]["total"].as_u64().or(reply.body["pagination"]["total"].as_u64()).unwrap(),
+            );
+        }
+        totals
+    };
+    assert_eq!(totals().await, [203, 53, 50]);
+    let run = async |arguments: &[&str]| {
+        let output = Program::run(arguments, &environment).await;
+        assert!(output.status.success(), "{output}");
+        report(&output)
+    };
+    let forget = ["forget-contact", "--json", "--account", &account, "--contact", &contacts[0]];
+    let would = run(&[&forget[..], &["--dry-run"]].concat()).await;
+    assert_eq!(would["would_erase"]["contact_rows"], 53, "{would}");
+    assert_eq!(totals().await, [203, 53, 50]);
+    let receipt = run(&forget).await;
+    let erased = json!({ "contact_rows": 53, "campaign_rows": 53, "campaigns": 1, "rows_by_campaign": 0 });
+    assert_eq!(receipt["erased"], erased, "{receipt}");
+    assert_eq!(
+        (&receipt["sends_without_address"], &receipt["waiting_events_erased"]),
+        (&json!(1), &json!(1)),
+        "{receipt}"
+    );
+    assert_eq!(receipt["digest"].as_str().unwrap().len(), 64, "{receipt}");
+    assert_eq!(totals().await, [150, 0, 50]);
+
+    // Repeats, late events, events that only name the message, the reference: none brings it back.
+    publish("e000", "open", 1000, of_contact(0)).await;
+    publish("late", "open", 5, of_contact(0)).await;
+    publish("names", "open", 5, json!({ "message_id": "m", "campaign_id": "c" })).await;
+    refer().await;
+    publish("other", "open", 5, of_contact(1)).await;
+    deployment.wait_until_done().await;
+    assert_eq!(totals().await, [151, 0, 51]);
+    assert_eq!(run(&["reconcile", "--json", "--every"]).await["looked_at"]["of forgotten contacts"], 56);
+    run(&["reconcile", "--json", "--account", &account, "--campaign", "c"]).await;
+    let told = run(&["explain", "late", "--account", &account, "--json"]).await;
+    assert_eq!(told["messages"][0]["outcome"], "forgotten", "{told}");
+    let again = run(&forget).await;
+    assert_eq!(again["erased"]["contact_rows"], 0, "{again}");
+
+    // Nor does the whole log, read once more by another group.
+    ingest.sigterm_and_wait().await;
+    let mut replaying = environment.clone();
+    let group = format!("{account}_again");
+    replaying.retain(|(name, _)| *name != "BACKSTAMP_GROUP");
+    replaying.push(("BACKSTAMP_GROUP", &group));
+    let ingest = Program::start(&["ingest"], &replaying).await;
+    eventually(PATIENCE, async || {
+        for (topic, suffix) in
+            [(EVENTS, ""), ("mail.references", ".references"), ("mail.campaign-events", ".own")]
+        {
+            let lag = topics.lag(&format!("{group}{suffix}"), topic).await;
+            ensure!(lag == 0, "{lag} of {topic} to do");
+        }
+        Ok(())
+    })
+    .await;
+    assert_eq!(totals().await, [151, 0, 51]);
+    let keyspace = environment.iter().find(|(name, _)| *name == "BACKSTAMP_KEYSPACE").unwrap().1;
+    let session = servers::cassandra().await.session().await;
+    let reference =
+        format!("SELECT email FROM {keyspace}.refs WHERE account_id = ? AND kind = 'contact' AND id = ?");
+    let rows = session.query_unpaged(reference, (account.as_str(), contacts[0].as_str())).await.unwrap();
+    let (email,) = rows.into_rows_result().unwrap().single_row::<(Option<String>,)>().unwrap();
+    assert_eq!(email, None);
+    let facts = format!("SELECT facts FROM {keyspace}.sends WHERE account_id = ? AND message_id = 'm'");
+    let rows = session.query_unpaged(facts, (account.as_str(),)).await.unwrap();
+    let (facts,) = rows.into_rows_result().unwrap().single_row::<(Vec<u8>,)>().unwrap();
+    assert!(!facts.windows(3).any(|part| part == b"a@b"), "{facts:?}");
     drop((query, ingest));
     deployment.remove().await;
 }

@@ -21,7 +21,7 @@ const CLOCK_MS_MAX: i64 = 1000;
 
 /// A write of each table that no server carries out: its time to live is negative. That is seen once it is known that the user
 /// may write, so the answer tells whether he may.
-const WRITES: [(&str, &str); 8] = [
+const WRITES: [(&str, &str); 9] = [
     (
         "timeline_rows",
         "(account_id, subject, part, type, occurred_at, event_id) VALUES ('-', '-', 0, 0, 0, '-')",
@@ -33,6 +33,7 @@ const WRITES: [(&str, &str); 8] = [
     ("epochs", "(scope) VALUES ('-')"),
     ("api_keys", "(key_id) VALUES ('-')"),
     ("dead_letters", "(place) VALUES ('-')"),
+    ("forgotten", "(account_id, contact_id) VALUES ('-', 00000000-0000-0000-0000-000000000000)"),
 ];
 
 /// Looks at nodes, keyspace, tables, permissions and clocks. `clock` tells this process's time.
@@ -120,7 +121,8 @@ impl Looking<'_> {
             "SELECT replication, durable_writes FROM system_schema.keyspaces WHERE keyspace_name = '{}'",
             self.keyspace
         );
-        let found: Result<Option<(BTreeMap<String, String>, bool)>, StoreError> = self.one(cql.as_str()).await;
+        let found: Result<Option<(BTreeMap<String, String>, bool)>, StoreError> =
+            self.one(cql.as_str()).await;
         let (replication, durable) = match found {
             Ok(Some(found)) => found,
             Ok(None) => return vec![Finding::error(about, "is missing", "run `backstamp schema apply`")],

@@ -36,10 +36,15 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "0002_dead_letters",
         cql: include_str!("../../../../schemas/cql/0002_dead_letters.cql"),
     },
+    Migration {
+        version: 3,
+        name: "0003_forgotten",
+        cql: include_str!("../../../../schemas/cql/0003_forgotten.cql"),
+    },
 ];
 
 /// The tables that the migrations leave.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "schema_lock",
     "schema_migrations",
     "timeline_rows",
@@ -50,6 +55,7 @@ const TABLES: [&str; 10] = [
     "epochs",
     "api_keys",
     "dead_letters",
+    "forgotten",
 ];
 
 /// The replication factor where none is asked for and there are nodes enough.

@@ -55,6 +55,9 @@ pub(super) struct Statements {
     pub(super) update_letter: Statement,
     pub(super) read_letter: Statement,
     pub(super) list_letters: Statement,
+    pub(super) forget: Statement,
+    pub(super) list_forgotten: Statement,
+    pub(super) erase_reference: Statement,
 }
 
 impl Statements {
@@ -209,6 +212,18 @@ impl Statements {
             read_letter: prepare(
                 "mark_letter",
                 "SELECT place, state, run, at FROM keyspace.dead_letters WHERE place = ?",
+            )
+            .await?,
+            forget: prepare(
+                "forget",
+                "INSERT INTO keyspace.forgotten (account_id, contact_id, forgotten_at) VALUES (?, ?, ?)",
+            )
+            .await?,
+            list_forgotten: prepare("list_forgotten", "SELECT account_id, contact_id FROM keyspace.forgotten")
+                .await?,
+            erase_reference: prepare(
+                "erase_reference",
+                "DELETE name, email FROM keyspace.refs USING TIMESTAMP ? WHERE account_id = ? AND kind = ? AND id = ?",
             )
             .await?,
             list_letters: prepare("list_letters", "SELECT place, state, run, at FROM keyspace.dead_letters").await?,

@@ -18,6 +18,7 @@ use timeline::send::SendFacts;
 use timeline::tally::{Counts, Node, ROOT_CELL, Root, Sizes};
 use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use super::Fault;
 
@@ -37,6 +38,9 @@ struct State {
     waiting: BTreeMap<(AccountId, Id, i64, Id), Waiting>,
     epochs: BTreeMap<String, u64>,
     known: BTreeSet<TimelineId>,
+    /// Up to which stamp rows were deleted.
+    deleted: BTreeMap<(TimelineId, u32, RowKey), i64>,
+    forgotten: Vec<(AccountId, Uuid)>,
 }
 
 /// What becomes of a request.
@@ -60,12 +64,19 @@ impl SimStore {
             waiting: BTreeMap::new(),
             epochs: BTreeMap::new(),
             known: BTreeSet::new(),
+            deleted: BTreeMap::new(),
+            forgotten: Vec::new(),
         };
         SimStore { state: Mutex::new(state), fault }
     }
 
     pub(crate) fn set_failing(&self, failing: bool) {
         self.state.lock().unwrap().failing = failing;
+    }
+
+    /// Remembers that a contact was forgotten.
+    pub(crate) fn forget(&self, account: &AccountId, contact: Uuid) {
+        self.state.lock().unwrap().forgotten.push((account.clone(), contact));
     }
 
     /// Makes every number of every tree none, with the stamp that it has. Returns whose are wrong by that.
@@ -132,7 +143,11 @@ impl EventStore for SimStore {
         for group in groups {
             for row in &group.rows {
                 self.write("write_rows", |state| {
-                    let cell = state.rows.entry((group.timeline.clone(), group.part, row.key.clone()));
+                    let cell = (group.timeline.clone(), group.part, row.key.clone());
+                    if state.deleted.get(&cell).is_some_and(|deleted| row.stamp <= *deleted) {
+                        return;
+                    }
+                    let cell = state.rows.entry(cell);
                     let held = cell.or_insert((i64::MIN, Vec::new()));
                     if row.stamp > held.0 {
                         *held = (row.stamp, row.body.clone());
@@ -157,6 +172,8 @@ impl EventStore for SimStore {
                 if state.rows.get(&cell).is_some_and(|held| held.0 <= stamp) {
                     state.rows.remove(&cell);
                 }
+                let deleted = state.deleted.entry(cell).or_insert(stamp);
+                *deleted = stamp.max(*deleted);
             }
         })
         .await
@@ -188,6 +205,10 @@ impl EventStore for SimStore {
             if missed { Vec::new() } else { rows }
         })
         .await
+    }
+
+    async fn list_forgotten(&self) -> Result<Vec<(AccountId, Uuid)>, StoreError> {
+        self.read("list_forgotten", |state| state.forgotten.clone()).await
     }
 
     async fn write_tallies(&self, tallies: &[TallyWrite]) -> Result<(), StoreError> {
