@@ -18,6 +18,7 @@ use event_store::{
     StoredRow, TallyWrite, Waiting,
 };
 use futures::{TryStreamExt, stream};
+use ingest::Clock;
 use ingest::own::{OwnBatch, Owner, OwnerSettings};
 use ingest::place::{Place, RawRecord};
 use scylla::client::session::Session;
@@ -168,6 +169,7 @@ async fn record(mix: &Mix) -> anyhow::Result<Mutations> {
     let recorder = Arc::new(Recorder::default());
     let store: Arc<dyn EventStore> = recorder.clone();
     let now = Timestamp(now_ms()?);
+    let clock: Clock = Arc::new(move || now);
     let filter = ListManagementFilter::parse("").map_err(anyhow::Error::msg)?;
     let mut place = Place::new(store.clone(), filter, RETENTION_MS);
     // Nothing is forgotten, so nothing is ever read.
@@ -195,7 +197,7 @@ async fn record(mix: &Mix) -> anyhow::Result<Mutations> {
         for row in placed.rows {
             batches[row.timeline.partition(PARTITIONS) as usize].rows.push(row);
         }
-        owner.work(now, batches).await;
+        owner.work(&clock, batches).await;
         first = end;
     }
     Ok(Mutations(std::mem::take(&mut *recorder.noted())))
@@ -372,6 +374,15 @@ impl EventStore for Recorder {
     async fn write_tallies(&self, tallies: &[TallyWrite]) -> Result<(), StoreError> {
         self.noted().extend(tallies.iter().cloned().map(Mutation::Tallies));
         Ok(())
+    }
+
+    // Nothing is there to be read, so all must be held.
+    fn writes_unseen(&self) -> bool {
+        false
+    }
+
+    async fn take_treeless(&self, timelines: &[(TimelineId, i64)], _ttl_s: u32) -> Result<(), StoreError> {
+        self.mark_known(&timelines.iter().map(|(timeline, _)| timeline.clone()).collect::<Vec<_>>()).await
     }
 
     async fn read_heads(&self, timelines: &[TimelineId]) -> Result<Vec<Head>, StoreError> {

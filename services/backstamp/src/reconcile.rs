@@ -233,8 +233,9 @@ impl Reconciler<'_> {
         let new: Vec<TimelineId> =
             ids.into_iter().filter(|id| self.checked.insert(self.hasher.hash_one(id))).collect();
         let store = &self.store;
+        let kept_since = system_clock()().minus_ms(self.retention_ms);
         let mut reports = stream::iter(new)
-            .map(|id| async move { tree::check_at_rest(store, &id).await })
+            .map(|id| async move { tree::check_at_rest(store, &id, kept_since).await })
             .buffer_unordered(TIMELINES_AT_ONCE);
         while let Some(report) = reports.try_next().await? {
             self.counts.add("timelines", 1);

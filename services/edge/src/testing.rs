@@ -176,6 +176,10 @@ macro_rules! reach_first {
     ($(fn $name:ident($($arg:ident: $kind:ty),*) -> $out:ty;)*) => {
         #[async_trait::async_trait]
         impl EventStore for SwitchedStore {
+            fn writes_unseen(&self) -> bool {
+                self.inner.writes_unseen()
+            }
+
             $(async fn $name(&self, $($arg: $kind),*) -> Result<$out, StoreError> {
                 self.reach()?;
                 self.inner.$name($($arg),*).await
@@ -189,6 +193,7 @@ reach_first! {
     fn delete_rows(timeline: &TimelineId, part: u32, keys: &[RowKey], stamp: i64) -> ();
     fn read_rows(timeline: &TimelineId, part: u32, types: TypeSet, span: &Span, columns: Columns, limit: usize) -> Vec<StoredRow>;
     fn write_tallies(tallies: &[TallyWrite]) -> ();
+    fn take_treeless(timelines: &[(TimelineId, i64)], ttl_s: u32) -> ();
     fn read_heads(timelines: &[TimelineId]) -> Vec<Head>;
     fn read_tallies(timeline: &TimelineId, cells: &[u32]) -> Vec<Option<Vec<u8>>>;
     fn write_sends(now: Timestamp, sends: &[SendWrite]) -> ();

@@ -21,9 +21,8 @@ mod scan;
 mod topics;
 
 pub use appender::KafkaAppender;
-pub use assignment::Claim;
 pub use config::{KafkaConfig, OptionsError, parse_options};
-pub use consumer::{Batch, BatchLimits, CommitOutcome, KafkaConsumer};
+pub use consumer::KafkaConsumer;
 pub use inspect::inspect;
 pub use scan::{Scan, Scanned, Stretch, committed, ends};
 pub use topics::{CAMPAIGN_EVENTS_PARTITIONS, TopicSettings, TopicsReport, ensure_topics};

@@ -12,6 +12,7 @@ use timeline::key::{KeyRecord, Permission};
 use timeline::reference::{Kind, Reference, ReferenceKey};
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
+use timeline::tally::{ROOT_CELL, Root};
 use timeline::{AccountId, EventType, Id, Position, Span, TimelineId, Timestamp, TypeSet};
 use uuid::Uuid;
 
@@ -81,6 +82,7 @@ pub async fn run(store: Arc<dyn EventStore>, scope: &str) {
         references_come_back_in_the_order_asked_for,
         a_known_timeline_stays_known,
         a_head_tells_whether_its_timeline_is_known_and_its_root,
+        of_a_timeline_without_a_tree_an_earlier_owners_tree_does_not_show,
         first_parts_come_in_the_order_asked_for,
         epochs_rise_under_many_takers,
         epochs_of_scopes_are_apart,
@@ -923,6 +925,27 @@ async fn a_known_timeline_stays_known(scene: &Scene) {
     {
         assert!(!scene.store.is_known(&timeline).await.expect("answered"), "{timeline:?}");
     }
+}
+
+async fn of_a_timeline_without_a_tree_an_earlier_owners_tree_does_not_show(scene: &Scene) {
+    let ids: Vec<TimelineId> = (0..40).map(|number| scene.campaign(&format!("t{number}"))).collect();
+    let taken: Vec<(TimelineId, i64)> = ids.iter().map(|id| (id.clone(), 100)).collect();
+    scene.store.take_treeless(&taken, 3600).await.expect("taken");
+    scene.store.take_treeless(&[], 3600).await.expect("nothing to do");
+    let none = Head { known: true, root: Some(Root::NONE.to_vec()) };
+    assert_eq!(scene.store.read_heads(&ids).await.expect("read"), vec![none.clone(); ids.len()]);
+    let root = |stamp| TallyWrite {
+        timeline: ids[0].clone(),
+        stamp,
+        ttl_s: 3600,
+        cells: vec![(ROOT_CELL, vec![7])],
+    };
+    scene.store.write_tallies(&[root(99)]).await.expect("written");
+    assert_eq!(scene.store.read_heads(&ids[..1]).await.expect("read"), [none]);
+    scene.store.write_tallies(&[root(101)]).await.expect("written");
+    scene.store.take_treeless(&taken[..1], 3600).await.expect("taken");
+    let head = Head { known: true, root: Some(vec![7]) };
+    assert_eq!(scene.store.read_heads(&ids[..1]).await.expect("read"), [head]);
 }
 
 async fn a_head_tells_whether_its_timeline_is_known_and_its_root(scene: &Scene) {

@@ -39,7 +39,7 @@ use timeline::key::KeyRecord;
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
-use timeline::tally::ROOT_CELL;
+use timeline::tally::{ROOT_CELL, Root};
 use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
 
 use self::cells::{Cell, Life};
@@ -250,6 +250,21 @@ impl EventStore for EmbeddedStore {
             }));
         }
         self.run("write_tallies", |tables| tables.put(&tables.tallies, puts)).await
+    }
+
+    fn writes_unseen(&self) -> bool {
+        false
+    }
+
+    async fn take_treeless(&self, timelines: &[(TimelineId, i64)], ttl_s: u32) -> Result<(), StoreError> {
+        self.mark_known(&timelines.iter().map(|(timeline, _)| timeline.clone()).collect::<Vec<_>>()).await?;
+        let none = |(timeline, stamp): &(TimelineId, i64)| TallyWrite {
+            timeline: timeline.clone(),
+            stamp: *stamp,
+            ttl_s,
+            cells: vec![(ROOT_CELL, Root::NONE.to_vec())],
+        };
+        self.write_tallies(&timelines.iter().map(none).collect::<Vec<_>>()).await
     }
 
     async fn read_heads(&self, timelines: &[TimelineId]) -> Result<Vec<Head>, StoreError> {

@@ -66,6 +66,14 @@ pub trait EventStore: Send + Sync + 'static {
     /// Writes cells of timelines' trees: of each timeline all or none of them visible at once.
     async fn write_tallies(&self, tallies: &[TallyWrite]) -> Result<(), StoreError>;
 
+    /// Whether a row is written without a look at what stands there, so that to write a row once more costs less than to read whether it is
+    /// there.
+    fn writes_unseen(&self) -> bool;
+
+    /// Marks timelines as known, and writes into the root's cell of each, under its stamp, that it has no tree:
+    /// [`Root::NONE`](timeline::tally::Root::NONE). The cells live for `ttl_s` seconds.
+    async fn take_treeless(&self, timelines: &[(TimelineId, i64)], ttl_s: u32) -> Result<(), StoreError>;
+
     /// What whoever takes timelines over begins with, in their order.
     async fn read_heads(&self, timelines: &[TimelineId]) -> Result<Vec<Head>, StoreError>;
 
@@ -141,7 +149,7 @@ pub enum Columns {
 pub struct Head {
     /// Whether the timeline was ever marked as known.
     pub known: bool,
-    /// The root of its tree, cell 0, where it is known and has one.
+    /// What stands in cell 0, the root of its tree, where it is known: see [`Root::read`](timeline::tally::Root::read).
     pub root: Option<Vec<u8>>,
 }
 

@@ -40,6 +40,7 @@ use timeline::key::{KeyRecord, Permission};
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
+use timeline::tally::{ROOT_CELL, Root};
 use timeline::{AccountId, EventType, Id, Position, Span, TimelineId, Timestamp, TypeSet};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -208,6 +209,26 @@ impl EventStore for ScyllaStore {
             self.write_batch(&self.statements.write_tally, cells.collect()).await
         });
         each(writes.collect()).await.map(|_: Vec<()>| ())
+    }
+
+    fn writes_unseen(&self) -> bool {
+        true
+    }
+
+    async fn take_treeless(&self, timelines: &[(TimelineId, i64)], ttl_s: u32) -> Result<(), StoreError> {
+        let cluster = self.session.get_cluster_state();
+        let ttl_s = i64::from(ttl_s).clamp(1, TTL_S_MAX) as i32;
+        let writes = timelines.iter().map(|(timeline, stamp)| {
+            let (account, subject) = (timeline.account.as_str(), timeline.subject.to_string());
+            let replicas = self.replicas(&cluster, "tallies", &(account, &subject));
+            // Without a time to live the first stays for ever.
+            let cells = [(KNOWN_CELL, 0), (ROOT_CELL.cast_signed(), ttl_s)];
+            let rows = cells.map(|(cell, ttl_s)| {
+                ((account, subject.clone(), cell, Root::NONE, ttl_s, *stamp), subject.len())
+            });
+            PartitionWrites { replicas, rows: rows.into() }
+        });
+        self.write(&self.statements.write_tally, batches::plan(writes)).await
     }
 
     async fn read_heads(&self, timelines: &[TimelineId]) -> Result<Vec<Head>, StoreError> {

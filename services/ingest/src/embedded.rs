@@ -139,7 +139,7 @@ async fn own_batches(
 ) -> anyhow::Result<()> {
     while let Some(PlacedBatch { placed, next, first_at, last_at }) = placed.recv().await {
         let timer = BatchTimer::start("own", placed.rows.len());
-        owner.work(clock(), vec![OwnBatch { partition: PARTITION, claim: 0, rows: placed.rows }]).await;
+        owner.work(&clock, vec![OwnBatch { partition: PARTITION, claim: 0, rows: placed.rows }]).await;
         finish_joined(store.as_ref(), &placed.joined).await;
         until_done("commit", || store.commit_offset(next)).await;
         timer.stop();

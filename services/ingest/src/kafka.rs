@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_log::{
-    Appender, Batch, BatchLimits, Claim, Incoming, KafkaAppender, KafkaConfig, KafkaConsumer, LogError,
-    Outgoing, Topic,
+    Appender, Batch, BatchLimits, Claim, Consumer, Incoming, KafkaAppender, KafkaConfig, KafkaConsumer,
+    LogError, Outgoing, Topic,
 };
 use event_store::EventStore;
 use telemetry::health::Health;
@@ -58,7 +58,7 @@ pub async fn run(
 ) -> Result<(), LogError> {
     let appender = Arc::new(KafkaAppender::new(kafka, &[Topic::CampaignEvents, Topic::DeadLetters])?);
     // A group a topic: one that rebalances does not stop the others.
-    let worker = |topic, suffix| -> Result<Worker, LogError> {
+    let worker = |topic, suffix| -> Result<Worker<KafkaConsumer>, LogError> {
         let kafka = KafkaConfig { group: format!("{}{suffix}", kafka.group), ..kafka.clone() };
         let consumer = KafkaConsumer::new(&kafka, topic)?;
         Ok(Worker {
@@ -82,7 +82,7 @@ pub async fn run(
         Topic::CampaignEvents.name_with(&kafka.topic_prefix),
         settings.owner(KEYS_HELD_MAX),
     )
-    .with_forgotten(forgotten.clone());
+    .with_forgotten(forgotten);
 
     let checks = tokio::spawn(health.check("store").keep(CHECK_EVERY, {
         let store = store.clone();
@@ -93,9 +93,9 @@ pub async fn run(
         async move || appender.check().await.map_err(|error| error.describe())
     }));
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(placing.run_place(place, store.clone()));
-    tasks.spawn(owning.run_own(owner));
-    tasks.spawn(referring.run_references(store, forgotten));
+    tasks.spawn(placing.place(place, store.clone()));
+    tasks.spawn(owning.own(owner));
+    tasks.spawn(referring.references(store));
 
     // One that ends ends all.
     let first = tokio::select! {
@@ -124,17 +124,19 @@ pub async fn run(
     outcome
 }
 
-/// One loop's member of its group.
-struct Worker {
-    topic: Topic,
-    consumer: KafkaConsumer,
-    appender: Arc<KafkaAppender>,
-    clock: Clock,
-    shutdown: Shutdown,
+/// One loop's member of its group. Each loop runs until `shutdown`, and ends early only where the log refuses it for good.
+#[expect(missing_docs, reason = "said in one line")]
+pub struct Worker<C> {
+    pub topic: Topic,
+    pub consumer: C,
+    pub appender: Arc<dyn Appender>,
+    pub clock: Clock,
+    pub shutdown: Shutdown,
 }
 
-impl Worker {
-    async fn run_place(self, mut place: Place, store: Arc<dyn EventStore>) -> Result<(), LogError> {
+impl<C: Consumer> Worker<C> {
+    /// Places what the consumer reads, and passes the rows on to their owners.
+    pub async fn place(self, mut place: Place, store: Arc<dyn EventStore>) -> Result<(), LogError> {
         while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
             let timer = BatchTimer::start("place", batch.records.len());
             let records: Vec<RawRecord<'_>> = batch.records.iter().map(RawRecord::from).collect();
@@ -151,7 +153,8 @@ impl Worker {
         Ok(())
     }
 
-    async fn run_own(self, mut owner: Owner) -> Result<(), LogError> {
+    /// Owns what the consumer reads.
+    pub async fn own(self, mut owner: Owner) -> Result<(), LogError> {
         while let Some(batch) = self.next_batch(OWN_LIMITS).await? {
             let lost = self.take_over(&mut owner, &batch).await;
             let mut by_partition = BTreeMap::<i32, Vec<PlacedRow>>::new();
@@ -161,7 +164,7 @@ impl Worker {
                 if Order::is_order(message) {
                     match Order::decode(message) {
                         // Before the batch's rows: a count finds those that stand, in whatever order they came.
-                        Ok(order) => owner.obey((self.clock)(), record.partition, &order).await,
+                        Ok(order) => owner.obey(&self.clock, record.partition, &order).await,
                         Err(damaged) => self.put_aside(record, &damaged).await,
                     }
                     continue;
@@ -182,7 +185,7 @@ impl Worker {
                     batch.claims.get(&partition).map(|claim| OwnBatch { partition, claim: claim.0, rows })
                 })
                 .collect();
-            owner.work((self.clock)(), work).await;
+            owner.work(&self.clock, work).await;
             show_delay((self.clock)(), &published);
             self.commit(&batch, &lost).await;
             timer.stop();
@@ -191,12 +194,10 @@ impl Worker {
         Ok(())
     }
 
-    async fn run_references(
-        self,
-        store: Arc<dyn EventStore>,
-        forgotten: Arc<Forgotten>,
-    ) -> Result<(), LogError> {
+    /// Stores the references that the consumer reads.
+    pub async fn references(self, store: Arc<dyn EventStore>) -> Result<(), LogError> {
         let mut stamps = Stamps::default();
+        let forgotten = Forgotten::new(store.clone());
         while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
             let records: Vec<RawReference<'_>> = batch.records.iter().map(RawReference::from).collect();
             forgotten.keep_fresh((self.clock)()).await;
@@ -256,6 +257,8 @@ impl Worker {
         owner.take_over(&new).await;
         // Commits what is committed already: the broker refuses a member that it has replaced.
         let outcome = until_done("confirm_claim", || self.consumer.commit(&asked)).await;
+        // What was refused is not held, or the next batch would find that it is and go on under an epoch above its successor's.
+        owner.let_go(&outcome.refused);
         outcome.refused.into_iter().collect()
     }
 

@@ -7,6 +7,7 @@ pub mod forgotten;
 pub mod kafka;
 pub mod own;
 pub mod place;
+mod recent;
 pub mod references;
 pub mod retry;
 

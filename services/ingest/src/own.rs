@@ -3,8 +3,14 @@
 //! For each batch: take the touched timelines over (once, then they are held), count the touched leaves by their rows, write the
 //! rows that are new, and once those are acknowledged count them, and write the numbers as absolute values under a stamp
 //! that no earlier owner can exceed. Only then may the caller commit the batch's offsets. See [`timeline::tally`] for why this is exact.
+//!
+//! A small timeline has no numbers: whoever asks for it reads it whole. Where the store takes a row without looking what stands there, its owner
+//! need not read it either, only write; a repeat writes the same row once more. It reads such a timeline, to tell whether it is
+//! to have a tree, when it has written as many rows as could make it large, and of those that it knows no number of, by chance. That
+//! there is no tree it says in the cell of the root, under its stamp: so none that an earlier owner writes late is taken for one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use event_store::{Columns, EventStore, Head, RowGroup, RowWrite, StoreError, StoredRow, TallyWrite};
@@ -16,7 +22,9 @@ use timeline::time::DAY_MS;
 use timeline::{EventType, Id, Order, Position, RowBody, Span, Subject, TimelineId, Timestamp, TypeSet};
 use uuid::Uuid;
 
+use crate::Clock;
 use crate::forgotten::Forgotten;
+use crate::recent::{Digester, Recent};
 use crate::retry::until_done;
 
 /// How many requests for different timelines are under way at once.
@@ -37,6 +45,10 @@ const PAIR_ROWS_A_BATCH: u64 = 16_384;
 const PAIR_BYTES_A_BATCH: usize = 16 << 20;
 /// How often memory is looked at.
 const FORGET_EVERY_BATCHES: u64 = 4;
+/// Small timelines that are remembered at least, some 30 bytes each: see [`Recent`].
+const SMALL_HELD: usize = 400_000;
+/// Rows of small timelines that are remembered at least, to tell a repeat that comes soon; one that comes later is written again.
+const SMALL_ROWS_HELD: usize = 200_000;
 
 /// How an owner is set up.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +81,20 @@ pub struct Owner {
     scope: String,
     partitions: HashMap<i32, Partition>,
     batch: u64,
+    digester: Digester,
+    /// Small timelines that are not read, by claim and id.
+    small: Recent<Bound>,
+    /// Their rows, by claim, timeline and position.
+    small_rows: Recent<EventType>,
     forgotten: Arc<Forgotten>,
+}
+
+/// How many rows a small timeline has at most, where that is known.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    /// As many as were written since it was new or read whole; or, where that never was, since it was taken over.
+    rows: u32,
+    is_known: bool,
 }
 
 /// A partition that is held.
@@ -90,6 +115,8 @@ struct Held {
 
 /// The keys of a timeline's rows, as far as they are held.
 enum Keys {
+    /// None: the timeline is small, has no stored tree, and is not read.
+    Unread(Bound),
     /// All of them, sorted by position: the timeline is small, has no stored tree, and is read whole.
     Few(Vec<RowKey>),
     /// Those of the leaves that were touched lately.
@@ -141,6 +168,9 @@ struct Erasure {
     campaign: Option<Id>,
 }
 
+/// A rank that no row exceeds.
+const MARK_RANK: u16 = 999;
+
 /// What stands in the place of a row that was taken out.
 fn mark_at(position: Position) -> RowKey {
     RowKey { position, event_type: EventType::Erased }
@@ -160,8 +190,17 @@ pub struct Owned {
 impl Owner {
     /// The owner of nothing yet. `scope` names the topic.
     pub fn new(store: Arc<dyn EventStore>, scope: impl Into<String>, settings: OwnerSettings) -> Owner {
-        let forgotten = Forgotten::new(store.clone());
-        Owner { store, settings, scope: scope.into(), partitions: HashMap::new(), batch: 0, forgotten }
+        Owner {
+            forgotten: Forgotten::new(store.clone()),
+            store,
+            settings,
+            scope: scope.into(),
+            partitions: HashMap::new(),
+            batch: 0,
+            digester: Digester::default(),
+            small: Recent::new(SMALL_HELD),
+            small_rows: Recent::new(SMALL_ROWS_HELD),
+        }
     }
 
     /// The same, knowing what others of the process know of contacts that were forgotten.
@@ -175,15 +214,21 @@ impl Owner {
         self.partitions.retain(|partition, held| claims.get(partition) == Some(&held.claim));
     }
 
+    /// Lets go of these partitions.
+    pub fn let_go(&mut self, partitions: &[i32]) {
+        partitions.iter().for_each(|partition| drop(self.partitions.remove(partition)));
+    }
+
     /// Writes and counts a batch; returns when all of it is acknowledged. Tries without end. A partition that was not taken over under
     /// its claim is so first.
-    pub async fn work(&mut self, now: Timestamp, batches: Vec<OwnBatch>) -> Owned {
+    pub async fn work(&mut self, clock: &Clock, batches: Vec<OwnBatch>) -> Owned {
+        let now = clock();
         self.batch += 1;
         let new = batches.iter().map(|batch| (batch.partition, batch.claim));
         let new: Vec<(i32, u64)> = new.filter(|(partition, claim)| !self.holds(*partition, *claim)).collect();
         self.take_over(&new).await;
         let mut owned = Owned::default();
-        let batches = self.without_forgotten(now, batches).await;
+        let batches = self.without_forgotten(clock, batches).await;
         let (by_timeline, of_expired) = self.group(now, batches, &mut owned);
         if !of_expired.is_empty() {
             let of_expired: Vec<TimelineId> = of_expired.into_iter().collect();
@@ -207,12 +252,14 @@ impl Owner {
             })
             .collect();
         if !groups.is_empty() {
-            until_done("write_rows", || self.store.write_rows(now, &groups)).await;
+            // The time of each try: a row lives until its event expires, however long the store was away.
+            until_done("write_rows", || self.store.write_rows(clock(), &groups)).await;
         }
         drop(groups);
         // Acknowledged: now they count.
         let (mut writes, mut last) = (Vec::new(), Vec::new());
         for (timeline, keys) in touched.iter_mut().zip(new) {
+            self.remember_rows(timeline, &keys);
             timeline.held.keys.insert(keys, &self.settings.sizes);
             // A root that says so comes behind the trees that it speaks of.
             if let (true, Keys::Tree(tree)) = (timeline.pairs, &mut timeline.held.keys) {
@@ -226,11 +273,7 @@ impl Owner {
             until_done("write_tallies", || self.store.write_tallies(writes)).await;
         }
 
-        for Touched { partition, id, held, .. } in touched {
-            if let Some(partition) = self.partitions.get_mut(&partition) {
-                partition.timelines.insert(id, held);
-            }
-        }
+        self.hold(touched);
         self.forget();
         for (outcome, count) in
             [("projected", owned.projected), ("duplicate", owned.duplicate), ("expired", owned.expired)]
@@ -240,10 +283,26 @@ impl Owner {
         owned
     }
 
+    /// The claim under which a partition is held.
+    fn claim(&self, partition: i32) -> u64 {
+        self.partitions.get(&partition).map_or(0, |partition| partition.claim)
+    }
+
+    /// Remembers new rows of a timeline that will not be read for the next.
+    fn remember_rows(&mut self, touched: &Touched, new: &[RowKey]) {
+        if matches!(touched.held.keys, Keys::Tree(_)) || !self.store.writes_unseen() {
+            return;
+        }
+        let claim = self.claim(touched.partition);
+        for key in new {
+            self.small_rows.put(self.digester.of((claim, &touched.id, &key.position)), key.event_type);
+        }
+    }
+
     /// Does what an operator asks of the owner of `partition`, which was taken over under its claim. Returns once it is acknowledged.
-    pub async fn obey(&mut self, now: Timestamp, partition: i32, order: &Order) {
+    pub async fn obey(&mut self, clock: &Clock, partition: i32, order: &Order) {
         match order {
-            Order::Recount(id) => self.recount(now, partition, id).await,
+            Order::Recount(id) => self.recount(clock, partition, id).await,
             Order::Forget { account, contact } => self.forgotten.add(account, *contact),
             Order::Erase { timeline, contact, keys } => {
                 let erasures = keys.iter().map(|key| Erasure {
@@ -253,14 +312,14 @@ impl Owner {
                     contact: *contact,
                     campaign: None,
                 });
-                self.erase(now, erasures.collect()).await;
+                self.erase(clock, erasures.collect()).await;
             }
         }
     }
 
     /// The rows that are not of forgotten contacts. The others are taken out, should they stand or come yet: an earlier owner that
     /// has not heard may be writing them, and incomplete copies of their events do not tell whose they are.
-    async fn without_forgotten(&mut self, now: Timestamp, mut batches: Vec<OwnBatch>) -> Vec<OwnBatch> {
+    async fn without_forgotten(&mut self, clock: &Clock, mut batches: Vec<OwnBatch>) -> Vec<OwnBatch> {
         if self.forgotten.is_empty() {
             return batches;
         }
@@ -279,22 +338,23 @@ impl Owner {
             }
         }
         metrics::EVENTS.with_label_values(&["forgotten"]).inc_by(events);
-        self.erase(now, erasures).await;
+        self.erase(clock, erasures).await;
         batches
     }
 
     /// Takes rows out of timelines that are owned. On a campaign each leaves a mark at its position, so that copies of its event which
     /// come later are told; a contact's whole timeline is left out anyway.
-    async fn erase(&mut self, now: Timestamp, mut erasures: Vec<Erasure>) {
+    async fn erase(&mut self, clock: &Clock, mut erasures: Vec<Erasure>) {
+        let now = clock();
         // What has expired disappears by itself.
         erasures.retain(|of| of.key.position.at.plus_ms(self.settings.retention_ms) >= now);
         while !erasures.is_empty() {
-            erasures = self.erase_once(now, erasures).await;
+            erasures = self.erase_once(clock, erasures).await;
         }
     }
 
     /// Returns what stands once more by campaign, and is to be taken out there, too.
-    async fn erase_once(&mut self, now: Timestamp, erasures: Vec<Erasure>) -> Vec<Erasure> {
+    async fn erase_once(&mut self, clock: &Clock, erasures: Vec<Erasure>) -> Vec<Erasure> {
         let (mut groups, mut of) = (Groups::default(), HashMap::new());
         for Erasure { partition, timeline, key, contact, campaign } in erasures {
             of.insert((timeline.clone(), key.position.clone()), (contact, campaign));
@@ -303,6 +363,7 @@ impl Owner {
             groups.push(partition, row);
         }
         let mut touched = self.touch(groups.list).await;
+        self.read_unread(&mut touched).await;
         let (mut writes, mut pairs) = (Vec::new(), Vec::new());
         for timeline in &mut touched {
             let of_row = |key: &RowKey| of[&(timeline.id.clone(), key.position.clone())].clone();
@@ -321,24 +382,21 @@ impl Owner {
                 }
             }
             let erased = self.rows_to_erase(timeline, |key| of_row(key).0).await;
-            self.erase_rows(now, timeline, &erased).await;
+            self.erase_rows(clock, timeline, &erased).await;
             let mut positions: Vec<Position> = erased.into_iter().map(|key| key.position).collect();
             positions.dedup();
             timeline.held.keys.remove(&positions);
             if matches!(timeline.id.subject, Subject::Campaign(_)) {
-                let marks = positions.into_iter().map(mark_at).collect();
+                let marks: Vec<RowKey> = positions.into_iter().map(mark_at).collect();
+                self.remember_rows(timeline, &marks);
                 timeline.held.keys.insert(marks, &self.settings.sizes);
             }
-            writes.extend(self.tallies_of(now, timeline));
+            writes.extend(self.tallies_of(clock(), timeline));
         }
         if !writes.is_empty() {
             until_done("write_tallies", || self.store.write_tallies(&writes)).await;
         }
-        for Touched { partition, id, held, .. } in touched {
-            if let Some(partition) = self.partitions.get_mut(&partition) {
-                partition.timelines.insert(id, held);
-            }
-        }
+        self.hold(touched);
         pairs
     }
 
@@ -374,7 +432,7 @@ impl Owner {
         event_type: EventType,
     ) -> Result<Option<StoredRow>, StoreError> {
         for part in keys.parts_at(position) {
-            let (types, span) = (TypeSet::of(&[event_type]), Span::of_position(position));
+            let (types, span) = (TypeSet::of(&[event_type]), Span::only(position));
             let rows = self.store.read_rows(id, part, types, &span, Columns::All, 1).await?;
             if let Some(row) = rows.into_iter().next() {
                 return Ok(Some(row));
@@ -384,22 +442,22 @@ impl Owner {
     }
 
     /// Marks the places of rows, where that is asked for, then deletes them wherever they may stand or be written yet.
-    async fn erase_rows(&self, now: Timestamp, touched: &Touched, erased: &[RowKey]) {
+    async fn erase_rows(&self, clock: &Clock, touched: &Touched, erased: &[RowKey]) {
         let Touched { id, held, .. } = touched;
         if matches!(id.subject, Subject::Campaign(_)) {
             let mut by_part = BTreeMap::<u32, Vec<RowWrite>>::new();
             for RowKey { position, .. } in erased {
                 by_part.entry(held.keys.part_for(position)).or_default().push(RowWrite {
                     key: mark_at(position.clone()),
-                    stamp: stored_stamp(position.at, 0),
+                    stamp: stored_stamp(position.at, MARK_RANK),
                     expires_at: position.at.plus_ms(self.settings.retention_ms + ROW_GRACE_MS),
-                    body: RowBody::default().encode(),
+                    body: RowBody { rank: MARK_RANK, ..RowBody::default() }.encode(),
                     is_new: false,
                 });
             }
             let groups: Vec<RowGroup<'_>> =
                 by_part.into_iter().map(|(part, rows)| RowGroup { timeline: id, part, rows }).collect();
-            until_done("write_marks", || self.store.write_rows(now, &groups)).await;
+            until_done("write_marks", || self.store.write_rows(clock(), &groups)).await;
         }
         let deletes = stream::iter(erased.to_vec()).map(|key| async move {
             for part in held.keys.parts_at(&key.position) {
@@ -411,32 +469,48 @@ impl Owner {
     }
 
     /// Counts a timeline's rows anew, and writes its whole tree.
-    async fn recount(&mut self, now: Timestamp, partition: i32, id: &TimelineId) {
+    async fn recount(&mut self, clock: &Clock, partition: i32, id: &TimelineId) {
         tracing::info!(partition, "recounting a timeline");
-        let Some(held) = self.partitions.get_mut(&partition) else { return };
-        // What is held may be what is wrong.
-        held.timelines.remove(id);
-        let loaded = until_done("load", || self.load(std::slice::from_ref(id))).await;
-        let Some(mut keys) = loaded.into_iter().next() else { return };
-        match &mut keys {
-            Keys::Tree(tree) => {
-                for read in tree.all_nodes() {
-                    let rows =
-                        until_done("count_node", || self.count_rows(id, &read.span, &read.parts)).await;
-                    metrics::TREES.with_label_values(&["node_rebuilt"]).inc();
-                    tree.put_counted(&read, &rows);
+        // What is held may be what is wrong: rows that the store has lost would be taken for repeats.
+        let Some(owned) = self.partitions.get_mut(&partition) else { return };
+        owned.timelines.remove(id);
+        self.small.take(self.digester.of((owned.claim, id)));
+        self.small_rows = Recent::new(SMALL_ROWS_HELD);
+        let mut touched = self.touch(vec![Group { partition, id: id.clone(), rows: Vec::new() }]).await;
+        self.read_unread(&mut touched).await;
+        let mut writes = Vec::new();
+        for timeline in &mut touched {
+            match &mut timeline.held.keys {
+                Keys::Tree(tree) => {
+                    for read in tree.all_nodes() {
+                        let rows =
+                            until_done("count_node", || self.count_rows(id, &read.span, &read.parts)).await;
+                        metrics::TREES.with_label_values(&["node_rebuilt"]).inc();
+                        tree.put_counted(&read, &rows);
+                    }
                 }
+                // A tree where they are many.
+                keys => keys.insert(Vec::new(), &self.settings.sizes),
             }
-            // A tree where they are many.
-            Keys::Few(_) => keys.insert(Vec::new(), &self.settings.sizes),
+            writes.extend(self.tallies_of(clock(), timeline));
         }
-        let held = Held { keys, used: self.batch };
-        let mut touched = Touched { partition, id: id.clone(), held, rows: Vec::new(), pairs: false };
-        if let Some(write) = self.tallies_of(now, &mut touched) {
-            until_done("write_tallies", || self.store.write_tallies(std::slice::from_ref(&write))).await;
+        if !writes.is_empty() {
+            until_done("write_tallies", || self.store.write_tallies(&writes)).await;
         }
-        if let Some(partition) = self.partitions.get_mut(&partition) {
-            partition.timelines.insert(touched.id, touched.held);
+        self.hold(touched);
+    }
+
+    /// Reads small timelines that need not have been read.
+    async fn read_unread(&self, touched: &mut [Touched]) {
+        let unread = touched.iter_mut().filter(|touched| matches!(touched.held.keys, Keys::Unread(_)));
+        let mut unread: Vec<&mut Touched> = unread.collect();
+        if unread.is_empty() {
+            return;
+        }
+        let ids: Vec<TimelineId> = unread.iter().map(|touched| touched.id.clone()).collect();
+        let read = until_done("read_small", || self.read_small(&ids)).await;
+        for (touched, keys) in unread.iter_mut().zip(read) {
+            touched.held.keys = Keys::Few(keys);
         }
     }
 
@@ -503,20 +577,28 @@ impl Owner {
     async fn touch(&mut self, groups: Vec<Group>) -> Vec<Touched> {
         let mut touched = Vec::with_capacity(groups.len());
         let mut missing = Vec::new();
+        let bring_in = |Group { partition, id, rows }, keys| Touched {
+            partition,
+            id,
+            held: Held { keys, used: 0 },
+            rows,
+            pairs: false,
+        };
         for Group { partition, id, rows } in groups {
-            let held = self.partitions.get_mut(&partition);
-            match held.and_then(|partition| partition.timelines.remove(&id)) {
-                Some(held) => touched.push(Touched { partition, id, held, rows, pairs: false }),
-                None => missing.push(Group { partition, id, rows }),
+            let Some(owned) = self.partitions.get_mut(&partition) else { continue };
+            if let Some(held) = owned.timelines.remove(&id) {
+                touched.push(Touched { partition, id, held, rows, pairs: false });
+            } else if let Some(bound) = self.small.take(self.digester.of((owned.claim, &id))) {
+                touched.push(bring_in(Group { partition, id, rows }, Keys::Unread(bound)));
+            } else {
+                missing.push(Group { partition, id, rows });
             }
         }
         if !missing.is_empty() {
-            let ids: Vec<TimelineId> = missing.iter().map(|group| group.id.clone()).collect();
-            let loaded = until_done("load", || self.load(&ids)).await;
-            touched.extend(missing.into_iter().zip(loaded).map(|(Group { partition, id, rows }, keys)| {
-                Touched { partition, id, held: Held { keys, used: 0 }, rows, pairs: false }
-            }));
+            let loaded = self.load(&missing).await;
+            touched.extend(missing.into_iter().zip(loaded).map(|(group, keys)| bring_in(group, keys)));
         }
+        self.read_where_due(&mut touched).await;
         let mut incomplete = Vec::new();
         for (at, Touched { held, rows, .. }) in touched.iter_mut().enumerate() {
             held.used = self.batch;
@@ -537,35 +619,106 @@ impl Owner {
         touched
     }
 
-    /// Timelines that are not held yet, in their order: by their stored tree, else, being small, by all their rows. One that nobody
-    /// marked as known has neither: whoever writes a row marks its timeline first.
-    async fn load(&self, ids: &[TimelineId]) -> Result<Vec<Keys>, StoreError> {
-        let heads = self.store.read_heads(ids).await?;
-        let new: Vec<TimelineId> =
-            ids.iter().zip(&heads).filter(|(_, head)| !head.known).map(|(id, _)| id.clone()).collect();
-        let is_few = |head: &Head| head.known && head.root.is_none();
-        let few = ids.iter().zip(&heads).filter(|(_, head)| is_few(head)).map(|(id, _)| id.clone());
-        let few: Vec<TimelineId> = few.collect();
-        let mut rows = self.store.read_first_parts(&few).await?.into_iter();
-        let mut loaded = Vec::with_capacity(ids.len());
-        for (id, head) in ids.iter().zip(heads) {
-            loaded.push(match head.root {
-                Some(root) => {
-                    let root = Root::decode(&root).map_err(|damaged| StoreError::new("decode", damaged))?;
-                    Keys::Tree(Box::new(Tree::take_over(root, self.settings.sizes)))
+    /// Timelines that are not held yet, in their order: by their stored tree, else, being small, unread. One that nobody marked as known
+    /// has no rows: whoever writes a row marks its timeline first.
+    async fn load(&mut self, groups: &[Group]) -> Vec<Keys> {
+        let ids: Vec<TimelineId> = groups.iter().map(|group| group.id.clone()).collect();
+        let heads = until_done("read_heads", || self.read_heads(&ids)).await;
+        let writes_unseen = self.store.writes_unseen();
+        let mut loaded = Vec::with_capacity(groups.len());
+        let (mut treeless, mut new) = (Vec::new(), Vec::new());
+        for (Group { partition, id, .. }, (is_known, root)) in groups.iter().zip(heads) {
+            loaded.push(match root {
+                Some(root) => Keys::Tree(Box::new(Tree::take_over(root, self.settings.sizes))),
+                None if writes_unseen => {
+                    if let Some(partition) = self.partitions.get_mut(partition) {
+                        partition.stamp += 1;
+                        treeless.push((id.clone(), partition.stamp));
+                    }
+                    Keys::Unread(Bound { rows: 0, is_known: !is_known })
                 }
-                None if !head.known => Keys::Few(Vec::new()),
+                None if is_known => Keys::Unread(Bound { rows: 0, is_known: false }),
                 None => {
-                    let mut keys = BTreeMap::new();
-                    self.tell_apart(id, FIRST_PART, rows.next().unwrap_or_default(), &mut keys).await?;
-                    Keys::Few(keys.into_values().collect())
+                    new.push(id.clone());
+                    Keys::Few(Vec::new())
                 }
             });
         }
-        if !new.is_empty() {
-            self.store.mark_known(&new).await?;
+        if !treeless.is_empty() {
+            let ttl_s = self.tally_ttl_s();
+            until_done("take_treeless", || self.store.take_treeless(&treeless, ttl_s)).await;
         }
-        Ok(loaded)
+        if !new.is_empty() {
+            until_done("mark_known", || self.store.mark_known(&new)).await;
+        }
+        loaded
+    }
+
+    /// Whether timelines are known, and the roots of those that have a tree.
+    async fn read_heads(&self, ids: &[TimelineId]) -> Result<Vec<(bool, Option<Root>)>, StoreError> {
+        let heads = self.store.read_heads(ids).await?;
+        let read = |head: Head| {
+            let root = head.root.as_deref().map_or(Ok(None), Root::read);
+            root.map(|root| (head.known, root)).map_err(|damaged| StoreError::new("decode", damaged))
+        };
+        heads.into_iter().map(read).collect()
+    }
+
+    /// Reads small timelines whole: where the store looks at what stands there anyway, all of them; else those that the batch may make
+    /// large, and by chance some of those that nobody has counted.
+    async fn read_where_due(&self, touched: &mut [Touched]) {
+        let mut due: Vec<&mut Touched> = touched.iter_mut().filter(|touched| self.is_due(touched)).collect();
+        if due.is_empty() {
+            return;
+        }
+        let ids: Vec<TimelineId> = due.iter().map(|touched| touched.id.clone()).collect();
+        let read = until_done("read_small", || self.read_small(&ids)).await;
+        for (touched, keys) in due.iter_mut().zip(read) {
+            touched.held.keys = Keys::Few(keys);
+        }
+    }
+
+    fn is_due(&self, touched: &Touched) -> bool {
+        let Keys::Unread(bound) = touched.held.keys else { return false };
+        if !self.store.writes_unseen() {
+            return true;
+        }
+        let by_chance = || {
+            // Chance that is a function of what came: a history can be run again.
+            let number = BuildHasherDefault::<DefaultHasher>::default().hash_one((&touched.id, self.batch));
+            number % self.settings.sizes.unread_rows.max(1) < touched.rows.len() as u64
+        };
+        let is_large = bound.rows as usize + touched.rows.len() > self.settings.sizes.scan_rows_max;
+        is_large || (!bound.is_known && by_chance())
+    }
+
+    /// The keys of small timelines, sorted.
+    async fn read_small(&self, ids: &[TimelineId]) -> Result<Vec<Vec<RowKey>>, StoreError> {
+        let mut read = Vec::with_capacity(ids.len());
+        for (id, rows) in ids.iter().zip(self.store.read_first_parts(ids).await?) {
+            let mut keys = BTreeMap::new();
+            self.tell_apart(id, FIRST_PART, rows, &mut keys).await?;
+            read.push(keys.into_values().collect());
+        }
+        Ok(read)
+    }
+
+    /// Holds what was touched: of what need not be read no keys.
+    fn hold(&mut self, touched: Vec<Touched>) {
+        for Touched { partition, id, held, .. } in touched {
+            let Some(partition) = self.partitions.get_mut(&partition) else { continue };
+            let bound = match &held.keys {
+                Keys::Unread(bound) => *bound,
+                Keys::Few(keys) if self.store.writes_unseen() => {
+                    Bound { rows: u32::try_from(keys.len()).unwrap_or(u32::MAX), is_known: true }
+                }
+                Keys::Few(_) | Keys::Tree(_) => {
+                    partition.timelines.insert(id, held);
+                    continue;
+                }
+            };
+            self.small.put(self.digester.of((partition.claim, &id)), bound);
+        }
     }
 
     /// Brings in the nodes and counts the leaves that `rows` fall in.
@@ -690,31 +843,53 @@ impl Owner {
         rows: Vec<StoredRow>,
         keys: &mut BTreeMap<Position, RowKey>,
     ) -> Result<(), StoreError> {
-        let mut losers = Vec::new();
         for StoredRow { key, .. } in rows {
-            match keys.get(&key.position) {
-                Some(kept) if kept.event_type == key.event_type => {}
-                // The place of a row that was taken out is not taken again.
-                Some(kept) if key.event_type == EventType::Erased => {
-                    losers.push(kept.clone());
-                    keys.insert(key.position.clone(), key);
+            match keys.get_mut(&key.position) {
+                Some(kept) if kept.event_type != key.event_type => {
+                    // The place of a row that was taken out is not taken again.
+                    let is_mark = |key: &RowKey| key.event_type == EventType::Erased;
+                    let comes_first =
+                        is_mark(&key) || (!is_mark(&*kept) && self.came_before(id, part, &key, kept).await?);
+                    let loser = if comes_first { std::mem::replace(kept, key) } else { key };
+                    let stamp = (loser.position.at.0 + 1) * 1000;
+                    self.store.delete_rows(id, part, &[loser], stamp).await?;
                 }
-                Some(_) => losers.push(key),
+                Some(_) => {}
                 None => {
                     keys.insert(key.position.clone(), key);
                 }
             }
         }
-        for key in losers {
-            let stamp = (key.position.at.0 + 1) * 1000;
-            self.store.delete_rows(id, part, &[key], stamp).await?;
-        }
         Ok(())
     }
 
+    /// Whether of two rows of one event, which came under two types, the one came to the log before the other. One in another part did not.
+    async fn came_before(
+        &self,
+        id: &TimelineId,
+        part: u32,
+        one: &RowKey,
+        other: &RowKey,
+    ) -> Result<bool, StoreError> {
+        let types = TypeSet::default().with(one.event_type).with(other.event_type);
+        let span = Span::only(&one.position);
+        let rows = self.store.read_rows(id, part, types, &span, Columns::All, usize::MAX).await?;
+        let earliness = |key: &RowKey| {
+            let row = rows.iter().find(|row| row.key == *key);
+            row.map(|row| RowBody::earliness_of(&row.body))
+        };
+        Ok(earliness(other).is_some_and(|other| earliness(one) > Some(other)))
+    }
+
     /// Tells new rows from repeats. Returns the keys to count once they are written, and what must be written, by part.
-    fn sort_out(&self, touched: &mut Touched, owned: &mut Owned) -> (Vec<RowKey>, Vec<(u32, Vec<RowWrite>)>) {
-        let Touched { held, rows, .. } = touched;
+    fn sort_out(
+        &mut self,
+        touched: &mut Touched,
+        owned: &mut Owned,
+    ) -> (Vec<RowKey>, Vec<(u32, Vec<RowWrite>)>) {
+        let claim = self.claim(touched.partition);
+        let Touched { id, held, rows, .. } = touched;
+        let is_unread = matches!(held.keys, Keys::Unread(_));
         let mut new = Vec::<RowKey>::new();
         let mut by_part = Vec::<(u32, Vec<RowWrite>)>::new();
         // In the order of positions the repeats of a batch stand together, and stay in the order in which they came.
@@ -723,6 +898,7 @@ impl Owner {
             let just_seen = new.last().filter(|last| last.position == row.key.position);
             let seen = match just_seen {
                 Some(last) => Some(last.event_type),
+                None if is_unread => self.small_rows.get(self.digester.of((claim, &*id, &row.key.position))),
                 None => held.keys.find(&row.key.position),
             };
             if row.counts {
@@ -735,7 +911,7 @@ impl Owner {
             }
             let expires_at = row.key.position.at.plus_ms(self.settings.retention_ms + ROW_GRACE_MS);
             let part = held.keys.part_for(&row.key.position);
-            let is_new = seen.is_none();
+            let is_new = seen.is_none() && !is_unread;
             let write = RowWrite { key: row.key, stamp: row.stamp, expires_at, body: row.body, is_new };
             match by_part.iter_mut().find(|(of, _)| *of == part) {
                 Some((_, writes)) => writes.push(write),
@@ -784,6 +960,7 @@ impl Owner {
         for held in self.partitions.values().flat_map(|partition| partition.timelines.values()) {
             costs.push((held.used, TIMELINE_COST_KEYS));
             match &held.keys {
+                Keys::Unread(_) => {}
                 Keys::Few(keys) => costs.push((held.used, keys.len())),
                 Keys::Tree(tree) => costs.extend(tree.held()),
             }
@@ -816,6 +993,7 @@ impl Keys {
     /// The type of the row at `position`, if there is one.
     fn find(&self, position: &Position) -> Option<EventType> {
         match self {
+            Keys::Unread(_) => None,
             Keys::Few(keys) => {
                 let at = keys.binary_search_by(|key| key.position.cmp(position)).ok()?;
                 Some(keys[at].event_type)
@@ -827,7 +1005,7 @@ impl Keys {
     /// The part that a new row at `position` goes to.
     fn part_for(&self, position: &Position) -> u32 {
         match self {
-            Keys::Few(_) => FIRST_PART,
+            Keys::Unread(_) | Keys::Few(_) => FIRST_PART,
             Keys::Tree(tree) => tree.part_for(position),
         }
     }
@@ -835,7 +1013,7 @@ impl Keys {
     /// The parts that a row at `position` may stand in.
     fn parts_at(&self, position: &Position) -> Parts {
         match self {
-            Keys::Few(_) => Parts::from_elem(FIRST_PART, 1),
+            Keys::Unread(_) | Keys::Few(_) => Parts::from_elem(FIRST_PART, 1),
             Keys::Tree(tree) => tree.parts_at(position),
         }
     }
@@ -843,6 +1021,7 @@ impl Keys {
     /// Takes rows out that no longer stand.
     fn remove(&mut self, positions: &[Position]) {
         match self {
+            Keys::Unread(_) => {}
             Keys::Few(keys) => keys.retain(|key| !positions.contains(&key.position)),
             Keys::Tree(tree) => tree.remove(positions),
         }
@@ -851,6 +1030,9 @@ impl Keys {
     /// Counts new rows, which are acknowledged and sorted, at positions that had none. Few become a tree when they are too many.
     fn insert(&mut self, new: Vec<RowKey>, sizes: &Sizes) {
         match self {
+            Keys::Unread(bound) => {
+                bound.rows = bound.rows.saturating_add(u32::try_from(new.len()).unwrap_or(u32::MAX))
+            }
             Keys::Few(keys) if keys.is_empty() => *keys = new,
             Keys::Few(keys) => {
                 for key in new {

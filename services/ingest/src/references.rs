@@ -37,9 +37,15 @@ impl<'a> From<&'a Incoming> for RawReference<'a> {
     }
 }
 
-/// The stamps that the references stored last were given, so that each beats the one before it.
+/// The records that the references were stored from last, and the stamps that they were given, so that each beats the one before it.
 #[derive(Debug, Default)]
-pub struct Stamps(BTreeMap<ReferenceKey, i64>);
+pub struct Stamps(BTreeMap<ReferenceKey, Last>);
+
+#[derive(Debug)]
+struct Last {
+    offset: i64,
+    stamp: i64,
+}
 
 /// Stores a batch; returns the messages that are no references. Tries without end.
 pub async fn store_references(
@@ -51,7 +57,7 @@ pub async fn store_references(
     let (mut writes, mut known, mut refused) = (Vec::new(), BTreeSet::new(), Vec::new());
     if let Some(oldest) = records.iter().map(|record| record.appended_at.0).min() {
         // Whatever comes from now on is younger than these anyway.
-        stamps.0.retain(|_, stamp| *stamp >= oldest * 1000);
+        stamps.0.retain(|_, last| last.stamp >= oldest * 1000);
     }
     for (index, record) in records.iter().enumerate() {
         match decode_reference(record.key, record.value) {
@@ -65,9 +71,11 @@ pub async fn store_references(
                 // Records of one key come in order, mostly in different milliseconds; within one their offsets tell them apart,
                 // but for those on either side of a multiple of 1000: each is to beat the one before it.
                 let own = record.appended_at.0 * 1000 + record.offset.rem_euclid(1000);
-                let before = stamps.0.get(&reference.key).copied();
-                let stamp = before.map_or(own, |before| own.max(before + 1));
-                stamps.0.insert(reference.key.clone(), stamp);
+                // One that is read again is no later than what was read before: it keeps its stamp, or whoever reads what
+                // follows would be beaten by it.
+                let before = stamps.0.get(&reference.key).filter(|last| last.offset < record.offset);
+                let stamp = before.map_or(own, |last| own.max(last.stamp + 1));
+                stamps.0.insert(reference.key.clone(), Last { offset: record.offset, stamp });
                 writes.push(ReferenceWrite { reference, stamp });
             }
             Err(refusal) => {

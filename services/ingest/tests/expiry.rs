@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use event_store::EventStore;
 use event_store::embedded::EmbeddedStore;
+use ingest::Clock;
 use ingest::own::{OwnBatch, Owner, OwnerSettings};
 use query::read::{PageRequest, read_page};
 use timeline::row::{Placing, project};
@@ -29,7 +30,8 @@ async fn what_expires_before_its_owner_sees_it_shows_nowhere_and_its_campaign_ex
     );
     let event = event::decode_event(json.as_bytes(), NOW).unwrap();
     let rows = project(&event, NOW, Placing::Complete);
-    let owned = owner.work(NOW.plus_ms(2000), vec![OwnBatch { partition: 0, claim: 0, rows }]).await;
+    let clock: Clock = Arc::new(|| NOW.plus_ms(2000));
+    let owned = owner.work(&clock, vec![OwnBatch { partition: 0, claim: 0, rows }]).await;
     assert_eq!((owned.projected, owned.expired), (0, 1));
 
     let account = AccountId::parse("acme").unwrap();

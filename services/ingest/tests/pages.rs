@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use event_store::EventStore;
 use event_store::embedded::EmbeddedStore;
+use ingest::Clock;
 use ingest::own::{OwnBatch, Owner, OwnerSettings};
 use query::read::{PageRequest, read_page};
 use rand::rngs::StdRng;
@@ -55,14 +56,15 @@ async fn every_page_is_exact_and_reads_few_rows() {
     let rows = rows(&mut rng, &timeline);
     let settings =
         OwnerSettings { retention_ms: 180 * DAY_MS, keys_held_max: 20_000, sizes: Sizes::default() };
+    let clock: Clock = Arc::new(|| NOW);
     let mut owner = Owner::new(store.clone(), "test", settings);
     for batch in rows.chunks(3000) {
-        owner.work(NOW, vec![OwnBatch { partition: 0, claim: 0, rows: batch.to_vec() }]).await;
+        owner.work(&clock, vec![OwnBatch { partition: 0, claim: 0, rows: batch.to_vec() }]).await;
     }
     // Repeats, to an owner that has seen nothing, change nothing.
     let mut owner = Owner::new(store.clone(), "test", settings);
     let repeated = rows[10_000..13_000].to_vec();
-    let owned = owner.work(NOW, vec![OwnBatch { partition: 0, claim: 1, rows: repeated }]).await;
+    let owned = owner.work(&clock, vec![OwnBatch { partition: 0, claim: 1, rows: repeated }]).await;
     assert_eq!((owned.projected, owned.duplicate), (0, 3000));
 
     let mut keys: Vec<RowKey> = rows.into_iter().map(|row| row.key).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use event_store::{Columns, EventStore, StoreError, StoredRow};
+use event_store::{Columns, EventStore, Head, StoreError, StoredRow};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use timeline::tally::Root;
 use timeline::{Position, Span, TimelineId, TypeSet};
@@ -21,19 +21,19 @@ pub async fn missing(
     let ids: Vec<TimelineId> = wanted.keys().cloned().collect();
     let heads = store.read_heads(&ids).await?;
     let small: Vec<TimelineId> =
-        ids.iter().zip(&heads).filter(|(_, head)| head.root.is_none()).map(|(id, _)| id.clone()).collect();
+        ids.iter().zip(&heads).filter(|(_, head)| is_treeless(head)).map(|(id, _)| id.clone()).collect();
     let rows = store.read_first_parts(&small).await?;
     let mut held: HashMap<TimelineId, Vec<StoredRow>> = small.into_iter().zip(rows).collect();
     let (mut missing, mut reads) = (BTreeMap::new(), Vec::new());
     for ((id, mut positions), head) in wanted.into_iter().zip(heads) {
-        let Some(root) = head.root else {
+        let root = head.root.as_deref().map_or(Ok(None), Root::read);
+        let Some(root) = root.map_err(|damaged| StoreError::new("decode", damaged))? else {
             for row in held.remove(&id).unwrap_or_default() {
                 positions.remove(&row.key.position);
             }
             add(&mut missing, id, positions);
             continue;
         };
-        let root = Root::decode(&root).map_err(|damaged| StoreError::new("decode", damaged))?;
         for position in positions {
             let parts = root.entries[root.entry_at(&position)].parts.clone();
             reads.push((id.clone(), position, parts));
@@ -42,7 +42,7 @@ pub async fn missing(
     let read: Vec<Option<(TimelineId, Position)>> = stream::iter(reads)
         .map(|(id, position, parts)| async move {
             for part in parts {
-                let span = Span::of_position(&position);
+                let span = Span::only(&position);
                 let rows = store.read_rows(&id, part, TypeSet::ALL, &span, Columns::Keys, 1).await?;
                 if !rows.is_empty() {
                     return Ok::<_, StoreError>(None);
@@ -57,6 +57,11 @@ pub async fn missing(
         add(&mut missing, id, [position].into());
     }
     Ok(missing)
+}
+
+/// Whether a timeline is read whole: it has no tree.
+fn is_treeless(head: &Head) -> bool {
+    head.root.as_deref().is_none_or(|root| root == Root::NONE)
 }
 
 fn add(

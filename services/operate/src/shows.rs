@@ -40,7 +40,7 @@ pub async fn shows(
     if !types.contains(key.event_type) || key.position.at < now.minus_ms(retention_ms) {
         return Ok(None);
     }
-    let behind = Span::of_position(&key.position).until;
+    let behind = Span::only(&key.position).until;
     let request = PageRequest {
         types,
         span: Span { from: behind, until: Position::max() },

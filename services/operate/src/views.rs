@@ -23,7 +23,7 @@ const ROWS_MAX: usize = 1 << 24;
 /// When the store fails.
 pub async fn compare(store: &dyn EventStore, id: &TimelineId) -> Result<Vec<Difference>, StoreError> {
     let root = store.read_tallies(id, &[ROOT_CELL]).await?.pop().flatten();
-    let root = root.map(|root| decode(Root::decode(&root))).transpose()?;
+    let root = root.map_or(Ok(None), |root| decode(Root::read(&root)))?;
     let stretches: Vec<(Span, Parts)> = match &root {
         None => vec![(Span::all(), Parts::from_elem(FIRST_PART, 1))],
         Some(root) => root
@@ -112,10 +112,8 @@ async fn contact_rows(
 ) -> Result<Vec<Difference>, StoreError> {
     let mut wanted = BTreeMap::<TimelineId, BTreeSet<Position>>::new();
     let root = store.read_tallies(id, &[ROOT_CELL]).await?.pop().flatten();
-    let is_paired = match root {
-        Some(root) => decode(Root::decode(&root))?.paired,
-        None => false,
-    };
+    let root = root.map_or(Ok(None), |root| decode(Root::read(&root)))?;
+    let is_paired = root.is_some_and(|root| root.paired);
     for (position, body) in rows {
         let Some(campaign) = body.campaign else { continue };
         if is_paired {
@@ -153,7 +151,7 @@ pub async fn rows_of_contact(
 ) -> Result<BTreeMap<TimelineId, BTreeSet<RowKey>>, StoreError> {
     let id = TimelineId::contact(account, contact);
     let root = store.read_tallies(&id, &[ROOT_CELL]).await?.pop().flatten();
-    let root = root.map(|root| decode(Root::decode(&root))).transpose()?;
+    let root = root.map_or(Ok(None), |root| decode(Root::read(&root)))?;
     let parts: BTreeSet<u32> = match &root {
         None => [FIRST_PART].into(),
         Some(root) => root.entries.iter().flat_map(|entry| entry.parts.iter().copied()).collect(),
@@ -185,10 +183,10 @@ pub async fn rows_of_contact(
 /// When the store fails.
 pub async fn pairs_of(store: &dyn EventStore, id: &TimelineId) -> Result<Vec<TimelineId>, StoreError> {
     let Subject::Contact(contact) = id.subject else { return Ok(Vec::new()) };
-    let Some(root) = store.read_tallies(id, &[ROOT_CELL]).await?.pop().flatten() else {
+    let root = store.read_tallies(id, &[ROOT_CELL]).await?.pop().flatten();
+    let Some(root) = root.map_or(Ok(None), |root| decode(Root::read(&root)))? else {
         return Ok(Vec::new());
     };
-    let root = decode(Root::decode(&root))?;
     if !root.paired {
         return Ok(Vec::new());
     }

@@ -10,7 +10,7 @@ use event_store::{Columns, EventStore, StoreError, StoredRow};
 use futures::future::try_join_all;
 use timeline::row::RowKey;
 use timeline::tally::{Counts, FIRST_PART, Node, Parts, ROOT_CELL, Root, Sizes};
-use timeline::{Id, Position, Row, RowBody, Span, Subject, TimelineId, TypeSet};
+use timeline::{EventType, Id, Position, Row, RowBody, Span, Subject, TimelineId, TypeSet};
 
 /// Rows of a contact that are looked at together when only those of one campaign are wanted.
 const CAMPAIGN_SCAN_ROWS: u64 = 2_000;
@@ -136,7 +136,7 @@ impl Reader<'_> {
     /// The root of the timeline's tree, if it has one.
     async fn root(&self) -> Result<Option<Root>, StoreError> {
         let root = self.store.read_tallies(self.timeline, &[ROOT_CELL]).await?.pop().flatten();
-        root.map(|root| decode(Root::decode(&root))).transpose()
+        root.map_or(Ok(None), |root| decode(Root::read(&root)))
     }
 
     async fn by_tree(
@@ -295,12 +295,21 @@ impl Reader<'_> {
         Ok((total, page.map(decode_row).collect::<Result<_, _>>()?))
     }
 
-    /// Every row in `span` of a timeline without a tree, newest first; of one event under two types the first.
+    /// Every row in `span` of a timeline without a tree, newest first; of one event under two types the one that came first.
     async fn all_rows(&mut self, span: &Span) -> Result<Vec<StoredRow>, StoreError> {
         let whole =
             Segment { span: Span::all(), parts: Parts::from_elem(FIRST_PART, 1), types: TypeSet::ALL };
         let mut rows = self.read(&whole, Columns::All, usize::MAX).await?;
-        rows.dedup_by(|next, kept| next.key.position == kept.key.position);
+        rows.dedup_by(|next, kept| {
+            let same = next.key.position == kept.key.position;
+            // A mark stands where a row was taken out, whatever else stands there.
+            let is_mark = |row: &StoredRow| row.key.event_type == EventType::Erased;
+            let comes_first = RowBody::earliness_of(&next.body) > RowBody::earliness_of(&kept.body);
+            if same && !is_mark(kept) && (is_mark(next) || comes_first) {
+                std::mem::swap(next, kept);
+            }
+            same
+        });
         rows.retain(|row| span.contains(&row.key.position));
         Ok(rows)
     }

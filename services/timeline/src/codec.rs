@@ -106,9 +106,16 @@ impl<'a> Reader<'a> {
     }
 
     /// An unsigned number.
+    #[inline]
     pub fn number(&mut self) -> Result<u64, Damaged> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
+        let first = self.byte()?;
+        // Most are small.
+        if first < 0x80 { Ok(u64::from(first)) } else { self.rest_of_number(first) }
+    }
+
+    fn rest_of_number(&mut self, first: u8) -> Result<u64, Damaged> {
+        let mut number = u64::from(first & 0x7f);
+        for shift in (7..64).step_by(7) {
             let byte = self.byte()?;
             number |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {

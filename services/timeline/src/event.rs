@@ -149,6 +149,9 @@ impl TypeSet {
     /// What the contact timeline shows.
     pub const CONTACT: TypeSet = TypeSet(TypeSet::ALL.0 & !TypeSet::of(&[Replied, Complained, Erased]).0);
 
+    /// What either shows.
+    pub const SHOWN: TypeSet = TypeSet(TypeSet::CAMPAIGN.0 | TypeSet::CONTACT.0);
+
     /// The set of `types`.
     pub const fn of(types: &[EventType]) -> TypeSet {
         let (mut bits, mut at) = (0, 0);

@@ -141,9 +141,9 @@ impl Span {
         Span { from: Position::at_start_of(first), until: Position::at_start_of(last.plus_ms(1)) }
     }
 
-    /// That position and no other: no id is longer by a NUL.
-    pub fn of_position(position: &Position) -> Span {
-        let until = Position { at: position.at, id: format!("{}\0", position.id).into() };
+    /// One position alone, of an event. Every letter of an id comes behind `!`.
+    pub fn only(position: &Position) -> Span {
+        let until = Position { at: position.at, id: format!("{}!", position.id).into() };
         Span { from: position.clone(), until }
     }
 
@@ -229,6 +229,11 @@ impl RowBody {
         if present & 1 == 0 { None } else { Uuid::from_slice(bytes.raw(16).ok()?).ok() }
     }
 
+    /// How early a stored row's event came to the log, the greater the earlier: of two rows of one event, under two types, the greater stands.
+    pub fn earliness_of(stored: &[u8]) -> u16 {
+        RowBody::rank_of(stored) % COMPLETE
+    }
+
     /// Reads the stored form.
     pub fn decode(stored: &[u8]) -> Result<RowBody, Damaged> {
         let mut bytes = Reader::new(stored, BODY_VERSION, "row")?;
@@ -303,6 +308,9 @@ pub struct PlacedRow {
     pub body: Vec<u8>,
 }
 
+/// What a row's rank gains when its `send` is known.
+const COMPLETE: u16 = 500;
+
 /// The write timestamp of a row, in microseconds: the event's time, so that time-window compaction drops whole tables,
 /// and in the microseconds below it an order among the writes of one event. A complete row (its `send` known) beats an
 /// incomplete one; otherwise the earlier record beats the later (on a logarithmic scale, which is what 500 steps allow),
@@ -313,7 +321,7 @@ pub fn write_stamp(at: Timestamp, appended_at: Timestamp, complete: bool) -> i64
     let octave = 63 - (age_ms + 1).leading_zeros();
     let within = ((age_ms + 1) << 4 >> octave) - 16;
     let earliness = 499 - (i64::from(octave) * 14 + within * 14 / 16).min(499);
-    at.0 * 1000 + earliness + if complete { 500 } else { 0 }
+    at.0 * 1000 + earliness + if complete { i64::from(COMPLETE) } else { 0 }
 }
 
 /// The write timestamp of a row that is stored already.

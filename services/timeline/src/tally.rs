@@ -37,12 +37,15 @@ pub const PART_ROWS_MAX: u64 = 100_000;
 /// Rows of a contact's timeline, from which on they stand once more by campaign.
 pub const PAIR_ROWS_MIN: u64 = 1_024;
 
+/// Rows that are written, in the mean, to a timeline that nobody has counted before it is read whole, to tell whether it is to have a tree.
+pub const UNREAD_ROWS: u64 = 16;
+
 /// The cell of the root.
 pub const ROOT_CELL: u32 = 0;
 /// The part of a timeline without a tree.
 pub const FIRST_PART: u32 = 0;
 
-/// The sizes at which the tree grows; smaller in tests.
+/// The sizes at which the tree grows; smaller in tests, which may leave out one of its rules, too.
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "the constants of the same names say it")]
 pub struct Sizes {
@@ -51,6 +54,19 @@ pub struct Sizes {
     pub scan_rows_max: usize,
     pub part_rows_max: u64,
     pub pair_rows_min: u64,
+    pub unread_rows: u64,
+    pub without: Option<Rule>,
+}
+
+/// A rule that a simulated history leaves out, to prove that it finds what comes of that. Nothing else ever does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// A leaf's number is counted from its rows when it is first touched, not taken as it is stored.
+    LeavesAreCounted,
+    /// A node's number is the sum of its leaves, not its own, added to.
+    NodesAreSums,
+    /// What a batch touches is held until its rows are counted.
+    TouchedIsHeld,
 }
 
 impl Default for Sizes {
@@ -61,6 +77,8 @@ impl Default for Sizes {
             scan_rows_max: SCAN_ROWS_MAX,
             part_rows_max: PART_ROWS_MAX,
             pair_rows_min: PAIR_ROWS_MIN,
+            unread_rows: UNREAD_ROWS,
+            without: None,
         }
     }
 }
@@ -81,8 +99,9 @@ impl Counts {
 
     /// How many rows of `types`.
     pub fn matching(&self, types: TypeSet) -> u64 {
+        // Without a branch: this runs for every entry of a root.
         let counts = self.0.iter().zip(EventType::ALL);
-        counts.map(|(count, event_type)| if types.contains(event_type) { u64::from(*count) } else { 0 }).sum()
+        counts.map(|(count, event_type)| u64::from(*count) * u64::from(types.contains(event_type))).sum()
     }
 
     /// How many rows.
@@ -117,12 +136,12 @@ impl Counts {
     }
 
     fn decode(bytes: &mut Reader<'_>) -> Result<Counts, Damaged> {
-        let present: u16 = bytes.small()?;
+        let mut left: u16 = bytes.small()?;
         let mut counts = Counts::default();
-        for (at, count) in counts.0.iter_mut().enumerate() {
-            if present & (1 << at) != 0 {
-                *count = bytes.small()?;
-            }
+        while left != 0 {
+            let at = left.trailing_zeros() as usize;
+            *counts.0.get_mut(at).ok_or_else(|| bytes.damaged())? = bytes.small()?;
+            left &= left - 1;
         }
         Ok(counts)
     }
@@ -179,6 +198,8 @@ pub struct Root {
     pub paired: bool,
 }
 
+/// What a leaf or an entry takes at least, in bytes: little enough that a guess by it is seldom too low.
+const CUT_BYTES_MIN: usize = 12;
 const NODE_VERSION: u8 = 1;
 const ROOT_VERSION: u8 = 2;
 
@@ -246,7 +267,7 @@ impl Node {
     pub fn decode(stored: &[u8]) -> Result<Node, Damaged> {
         let mut bytes = Reader::new(stored, NODE_VERSION, "tally node")?;
         let span = Span { from: Position::decode(&mut bytes)?, until: Position::decode(&mut bytes)? };
-        let (mut leaves, mut before) = (Vec::new(), 0);
+        let (mut leaves, mut before) = (Vec::with_capacity(stored.len() / CUT_BYTES_MIN), 0);
         while !bytes.is_at_end() {
             leaves.push(Leaf {
                 from: decode_cut(&mut before, &mut bytes)?,
@@ -273,6 +294,14 @@ impl Root {
             newest,
             paired: false,
         }
+    }
+
+    /// What the cell of the root holds where an owner has said that there is no tree.
+    pub const NONE: &[u8] = &[];
+
+    /// What the cell of the root says.
+    pub fn read(stored: &[u8]) -> Result<Option<Root>, Damaged> {
+        if stored == Root::NONE { Ok(None) } else { Root::decode(stored).map(Some) }
     }
 
     /// Which entry `position` falls in.
@@ -313,7 +342,7 @@ impl Root {
         let (next_cell, next_part) = (bytes.small()?, bytes.small()?);
         let (oldest, newest) = (Timestamp(bytes.signed()?), Timestamp(bytes.signed()?));
         let paired = bytes.byte()? != 0;
-        let (mut entries, mut before) = (Vec::<Entry>::new(), 0);
+        let (mut entries, mut before) = (Vec::<Entry>::with_capacity(stored.len() / CUT_BYTES_MIN), 0);
         while !bytes.is_at_end() {
             let (from, cell) = (decode_cut(&mut before, &mut bytes)?, bytes.small()?);
             let mut parts = Parts::new();
@@ -537,9 +566,12 @@ impl Tree {
     /// Counts a leaf: `rows` are all its rows, sorted, each position once.
     pub fn put_leaf(&mut self, read: &LeafRead, rows: Vec<RowKey>) {
         self.widen(&rows);
+        let without = self.sizes.without;
         let Some(owned) = self.node_mut(read.cell) else { return };
         let at = owned.node.leaf_at(&read.span.from);
-        owned.node.leaves[at].counts = Counts::of(&rows);
+        if without != Some(Rule::LeavesAreCounted) {
+            owned.node.leaves[at].counts = Counts::of(&rows);
+        }
         owned.rows[at] = Some(LeafRows { keys: rows, used: owned.used });
         owned.dirty = true;
     }
@@ -560,8 +592,15 @@ impl Tree {
     /// Counts new rows, which are acknowledged, at positions that had none, in leaves that were counted.
     pub fn insert(&mut self, keys: Vec<RowKey>) {
         self.widen(&keys);
+        if self.sizes.without == Some(Rule::TouchedIsHeld) {
+            self.forget_before(u64::MAX);
+        }
         for key in keys {
-            let cell = self.root.entries[self.root.entry_at(&key.position)].cell;
+            let entry_at = self.root.entry_at(&key.position);
+            if self.sizes.without == Some(Rule::NodesAreSums) {
+                self.root.entries[entry_at].counts.0[key.event_type as usize] += 1;
+            }
+            let cell = self.root.entries[entry_at].cell;
             let Some(owned) = self.node_mut(cell) else { continue };
             let at = owned.node.leaf_at(&key.position);
             let Some(LeafRows { keys, .. }) = &mut owned.rows[at] else { continue };
@@ -728,6 +767,9 @@ impl Tree {
         for cell in grown {
             self.split_node(cell);
         }
+        if sizes.without == Some(Rule::NodesAreSums) {
+            return;
+        }
         for at in 0..self.root.entries.len() {
             if let Some(owned) = self.node(self.root.entries[at].cell).filter(|owned| owned.dirty) {
                 let counts = owned.node.counts();
@@ -831,6 +873,8 @@ mod tests {
         scan_rows_max: 2,
         part_rows_max: 20,
         pair_rows_min: 10,
+        unread_rows: 4,
+        without: None,
     };
 
     fn key(at: i64, id: &str, event_type: EventType) -> RowKey {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use backstamp_tests::kafka::Topics;
 use backstamp_tests::{eventually, servers, unique_name};
 use event_log::{
-    Appender, Batch, BatchLimits, CAMPAIGN_EVENTS_PARTITIONS, Claim, Incoming, KafkaAppender, KafkaConfig,
-    KafkaConsumer, LogError, Outgoing, Topic, TopicSettings, ensure_topics, parse_options,
+    Appender, Batch, BatchLimits, CAMPAIGN_EVENTS_PARTITIONS, Claim, Consumer, Incoming, KafkaAppender,
+    KafkaConfig, KafkaConsumer, LogError, Outgoing, Topic, TopicSettings, ensure_topics, parse_options,
 };
 use tokio::time::timeout;
 

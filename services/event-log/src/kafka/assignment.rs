@@ -29,7 +29,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::statistics::{self, Statistics};
@@ -38,19 +38,14 @@ use timeline::Timestamp;
 use tokio::sync::Notify;
 
 use super::client::{ClientLog, is_permanent, locked};
-use super::consumer::BatchLimits;
+use crate::consumer::{BatchLimits, Claim};
 use crate::error::LogError;
 use crate::record::{Incoming, Topic};
 
-/// One assignment of one partition to this process. Numbers are not used twice in a process, and grow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Claim(pub u64);
-
-impl Claim {
-    fn new() -> Claim {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        Claim(LAST.fetch_add(1, Ordering::Relaxed) + 1)
-    }
+/// A claim that is not used yet.
+fn new_claim() -> Claim {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    Claim(LAST.fetch_add(1, Ordering::Relaxed) + 1)
 }
 
 /// The partitions of one topic that this process holds.
@@ -167,7 +162,7 @@ impl Assignment {
         for (partition, mut queue) in queues {
             let news = Arc::clone(&self.news);
             queue.set_nonempty_callback(move || news.notify_one());
-            let claim = Claim::new();
+            let claim = new_claim();
             tracing::info!(topic = self.topic.name(), partition, claim = claim.0, "partition assigned");
             state.held.insert(partition, Held { claim, queue, position: i64::MIN });
         }

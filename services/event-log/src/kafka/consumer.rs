@@ -7,19 +7,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use telemetry::metrics::COMMITS;
 use tokio::sync::Mutex;
 use tokio::time::timeout_at;
 
-use super::assignment::{Assignment, Claim, Found, Group};
+use super::assignment::{Assignment, Found, Group};
 use super::client::{check_topics, client_error, request_error};
 use super::config::KafkaConfig;
+use crate::consumer::{Batch, BatchLimits, Claim, CommitOutcome, Consumer};
 use crate::error::LogError;
-use crate::record::{Incoming, Topic};
+use crate::record::Topic;
 
 /// Reads one topic as a member of a consumer group.
 ///
@@ -28,42 +30,12 @@ use crate::record::{Incoming, Topic};
 /// bounded. A member that was lost all the same (its process was stopped, the network was gone) joins again
 /// by itself, under new claims.
 ///
-/// Dropping it leaves the group in the background; [`close`](KafkaConsumer::close) waits for that.
+/// Dropping it leaves the group in the background; [`close`](Consumer::close) waits for that.
 pub struct KafkaConsumer {
     member: Member,
     thread: ServingThread,
     /// Batches go to one caller at a time.
     reader: Mutex<()>,
-}
-
-/// How much a batch may hold.
-#[derive(Clone, Copy, Debug)]
-pub struct BatchLimits {
-    /// Records at most; at least 1.
-    pub records_max: usize,
-    /// A batch takes no more records once its keys and values have this many bytes.
-    pub bytes_max: usize,
-    /// How long to wait for more after the first record.
-    pub linger: Duration,
-}
-
-/// Records, and the claims they were read under.
-#[derive(Clone, Debug, Default)]
-pub struct Batch {
-    /// Those of one partition in their order. None where partitions came or went and there was nothing to
-    /// read.
-    pub records: Vec<Incoming>,
-    /// The claims of all partitions that were held when the records were taken.
-    pub claims: HashMap<i32, Claim>,
-}
-
-/// What became of a commit.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CommitOutcome {
-    /// Partitions whose offset the broker has taken.
-    pub done: Vec<i32>,
-    /// Partitions whose claim has ended: whoever holds them now starts at the last offset that was committed.
-    pub refused: Vec<i32>,
 }
 
 const POLL: Duration = Duration::from_millis(100);
@@ -93,14 +65,22 @@ impl KafkaConsumer {
         Ok(KafkaConsumer { member, thread, reader: Mutex::new(()) })
     }
 
-    /// Waits until there is a record, or partitions came or went, and takes what is there up to the limits. A
-    /// call that is dropped loses nothing.
+    /// Whether the brokers answer and the topic is there: for readiness.
     ///
     /// # Errors
     ///
-    /// [`LogError::Away`] where the topic is missing: told once, then waited for. [`LogError::Refused`] where
-    /// this consumer can do nothing any more, or lacks a right.
-    pub async fn next_batch(&self, limits: BatchLimits) -> Result<Batch, LogError> {
+    /// Says what is missing.
+    pub async fn check(&self) -> Result<(), LogError> {
+        let member = self.member.clone();
+        tokio::task::spawn_blocking(move || check_topics(member.consumer.client(), &[member.topic_name]))
+            .await
+            .unwrap_or_else(|error| Err(LogError::away("check", error)))
+    }
+}
+
+#[async_trait]
+impl Consumer for KafkaConsumer {
+    async fn next_batch(&self, limits: BatchLimits) -> Result<Batch, LogError> {
         let _reader = self.reader.lock().await;
         let assignment = &self.member.assignment;
         let mut found = assignment.read(&limits)?;
@@ -116,19 +96,11 @@ impl KafkaConsumer {
         Ok(Batch { records, claims })
     }
 
-    /// The claims of the partitions that are held right now.
-    pub fn claims(&self) -> HashMap<i32, Claim> {
+    fn claims(&self) -> HashMap<i32, Claim> {
         self.member.assignment.claims()
     }
 
-    /// Commits, for each partition, that everything below the given offset is done, where the claim still is
-    /// current; and waits for the broker's answer. A call that is dropped may still commit.
-    ///
-    /// # Errors
-    ///
-    /// When the broker could not be asked or did not take it. What was committed is not known then: the same
-    /// commit may be tried again, and is refused once the claim has ended.
-    pub async fn commit(&self, offsets: &[(i32, Claim, i64)]) -> Result<CommitOutcome, LogError> {
+    async fn commit(&self, offsets: &[(i32, Claim, i64)]) -> Result<CommitOutcome, LogError> {
         if offsets.is_empty() {
             return Ok(CommitOutcome::default());
         }
@@ -138,26 +110,11 @@ impl KafkaConsumer {
             .unwrap_or_else(|error| Err(LogError::away("commit", error)))
     }
 
-    /// Messages of each partition held that are not committed yet, as of the last statistics, a second ago at
-    /// most while records are being fetched.
-    pub fn lag(&self) -> HashMap<i32, i64> {
+    fn lag(&self) -> HashMap<i32, i64> {
         self.member.assignment.lag()
     }
 
-    /// Whether the brokers answer and the topic is there: for readiness.
-    ///
-    /// # Errors
-    ///
-    /// Says what is missing.
-    pub async fn check(&self) -> Result<(), LogError> {
-        let member = self.member.clone();
-        tokio::task::spawn_blocking(move || check_topics(member.consumer.client(), &[member.topic_name]))
-            .await
-            .unwrap_or_else(|error| Err(LogError::away("check", error)))
-    }
-
-    /// Leaves the group, so that others take over at once. Claims end here.
-    pub async fn close(self) {
+    async fn close(self) {
         let KafkaConsumer { member, thread, .. } = self;
         // The thread waits to be the last who has it.
         drop(member);

@@ -1,162 +1,186 @@
-//! A store whose every request takes a random time and may fail, before or after it was applied.
+//! A store whose every request takes its own random time and may fail: nothing came of it, or it landed unheard, or it lands later.
+//! As in the real ones, the write with the greater stamp stays, whatever comes last; and what has a life ends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use event_store::{
     Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
     TallyWrite, Waiting,
 };
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use ingest::own::ROW_GRACE_MS;
 use timeline::key::KeyRecord;
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
-use timeline::tally::{Counts, Node, ROOT_CELL, Root, Sizes};
+use timeline::tally::{ROOT_CELL, Root};
 use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
-use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::Fault;
+use super::RETENTION_MS;
+use super::fault::Fault;
+use super::sim::Sim;
 
+/// How long a copy may be behind, where it may.
+const BEHIND_MS: i64 = 1500;
+
+/// The store as one process sees it.
 pub(crate) struct SimStore {
-    state: Mutex<State>,
-    fault: Fault,
+    sim: Sim,
+    state: Arc<Mutex<State>>,
+    /// How far this process's clock is ahead.
+    skew_ms: i64,
+    /// What was known of sends before their events were put to wait, where it is believed.
+    looked: Mutex<BTreeMap<Message, Option<SendFacts>>>,
+    /// Whether rows are written that failed before.
+    again: Mutex<bool>,
 }
 
-type StampedCells = BTreeMap<(TimelineId, u32), (i64, Vec<u8>)>;
+type Message = (AccountId, Id);
 
+/// The last write of something, and how long it lives; without a value it is deleted.
+struct Cell<T> {
+    stamp: i64,
+    written_at: Timestamp,
+    until: Timestamp,
+    value: Option<T>,
+}
+
+#[derive(Default)]
 struct State {
-    rng: StdRng,
-    failing: bool,
-    rows: BTreeMap<(TimelineId, u32, RowKey), (i64, Vec<u8>)>,
-    tallies: StampedCells,
-    sends: BTreeMap<(AccountId, Id), (i64, SendFacts)>,
-    waiting: BTreeMap<(AccountId, Id, i64, Id), Waiting>,
-    epochs: BTreeMap<String, u64>,
+    rows: BTreeMap<(TimelineId, u32, RowKey), Cell<Vec<u8>>>,
+    tallies: BTreeMap<(TimelineId, u32), Cell<Vec<u8>>>,
+    sends: BTreeMap<Message, Cell<SendFacts>>,
+    waiting: BTreeMap<(Message, i64, Id), Cell<Waiting>>,
+    references: BTreeMap<ReferenceKey, [Cell<Box<str>>; 3]>,
     known: BTreeSet<TimelineId>,
-    /// Up to which stamp rows were deleted.
-    deleted: BTreeMap<(TimelineId, u32, RowKey), i64>,
+    epochs: BTreeMap<String, u64>,
     forgotten: Vec<(AccountId, Uuid)>,
+    /// Counts what arrives, where that is the stamp.
+    arrived: i64,
 }
 
-/// What becomes of a request.
-#[derive(PartialEq)]
-enum Fate {
-    Done,
-    /// It fails; it may have been applied all the same.
-    Failed {
-        applied: bool,
-    },
+/// Writes a cell, if nothing greater stands there.
+fn put<K: Ord, T>(cells: &mut BTreeMap<K, Cell<T>>, key: K, cell: Cell<T>) {
+    match cells.get_mut(&key) {
+        Some(held) if cell.stamp > held.stamp => *held = cell,
+        Some(_) => {}
+        None => {
+            cells.insert(key, cell);
+        }
+    }
+}
+
+impl<T> Cell<T> {
+    fn alive(&self, now: Timestamp) -> Option<&T> {
+        self.value.as_ref().filter(|_| now < self.until)
+    }
 }
 
 impl SimStore {
-    pub(crate) fn new(seed: u64, fault: Fault) -> SimStore {
-        let state = State {
-            rng: StdRng::seed_from_u64(seed),
-            failing: true,
-            rows: BTreeMap::new(),
-            tallies: BTreeMap::new(),
-            sends: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            epochs: BTreeMap::new(),
-            known: BTreeSet::new(),
-            deleted: BTreeMap::new(),
-            forgotten: Vec::new(),
-        };
-        SimStore { state: Mutex::new(state), fault }
+    pub(crate) fn new(sim: &Sim) -> SimStore {
+        SimStore::with(sim, Arc::default(), 0)
     }
 
-    pub(crate) fn set_failing(&self, failing: bool) {
-        self.state.lock().unwrap().failing = failing;
+    /// The same store, for a process whose clock is ahead by `skew_ms`.
+    pub(crate) fn handle(&self, skew_ms: i64) -> SimStore {
+        SimStore::with(&self.sim, self.state.clone(), skew_ms)
+    }
+
+    fn with(sim: &Sim, state: Arc<Mutex<State>>, skew_ms: i64) -> SimStore {
+        SimStore { sim: sim.clone(), state, skew_ms, looked: Mutex::default(), again: Mutex::new(false) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
     }
 
     /// Remembers that a contact was forgotten.
     pub(crate) fn forget(&self, account: &AccountId, contact: Uuid) {
-        self.state.lock().unwrap().forgotten.push((account.clone(), contact));
+        self.state().forgotten.push((account.clone(), contact));
     }
 
-    /// Makes every number of every tree none, with the stamp that it has. Returns whose are wrong by that.
-    pub(crate) fn spoil_tallies(&self) -> Vec<TimelineId> {
-        let mut state = self.state.lock().unwrap();
-        let mut spoiled = BTreeSet::new();
-        for ((id, cell), (_, bytes)) in &mut state.tallies {
-            if *cell == ROOT_CELL {
-                let mut root = Root::decode(bytes).unwrap();
-                for entry in &mut root.entries {
-                    if entry.counts.all() > 0 {
-                        spoiled.insert(id.clone());
-                    }
-                    entry.counts = Counts::default();
-                }
-                *bytes = root.encode();
-            } else {
-                let span = Node::decode(bytes).unwrap().span;
-                *bytes = Node::of_rows(span, &[], &Sizes::default()).encode();
-            }
-        }
-        spoiled.into_iter().collect()
+    /// The positions and types of all rows that live.
+    pub(crate) fn living_rows(&self) -> Vec<(TimelineId, RowKey)> {
+        let now = self.sim.now();
+        let state = self.state();
+        let living = state.rows.iter().filter(|(_, cell)| cell.alive(now).is_some());
+        living.map(|((id, _, key), _)| (id.clone(), key.clone())).collect()
     }
 
-    /// Takes a random time, and draws what becomes of the request.
-    async fn request(&self) -> Fate {
-        let ms = {
-            let rng = &mut self.state.lock().unwrap().rng;
-            // Now and then one takes long enough to overlap whatever comes after it.
-            if rng.random_bool(0.05) { rng.random_range(50..2000) } else { rng.random_range(1..20) }
-        };
-        sleep(Duration::from_millis(ms)).await;
-        let mut state = self.state.lock().unwrap();
-        if state.failing && state.rng.random_bool(0.04) {
-            Fate::Failed { applied: state.rng.random() }
+    /// The ids of events that wait.
+    pub(crate) fn waiting_ids(&self) -> BTreeSet<String> {
+        let now = self.sim.now();
+        let state = self.state();
+        let waiting = state.waiting.iter().filter(|(_, cell)| cell.alive(now).is_some());
+        waiting.map(|((_, _, id), _)| id.to_string()).collect()
+    }
+
+    /// A request that changes the store.
+    async fn write(
+        &self,
+        statement: &'static str,
+        apply: impl FnOnce(&mut State) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let state = self.state.clone();
+        if self.sim.write(move || apply(&mut state.lock().unwrap())).await {
+            Ok(())
         } else {
-            Fate::Done
+            Err(StoreError::new(statement, "simulated"))
         }
-    }
-
-    async fn write(&self, statement: &'static str, apply: impl FnOnce(&mut State)) -> Result<(), StoreError> {
-        let fate = self.request().await;
-        if fate != (Fate::Failed { applied: false }) {
-            apply(&mut self.state.lock().unwrap());
-        }
-        if fate == Fate::Done { Ok(()) } else { Err(StoreError::new(statement, "simulated")) }
     }
 
     async fn read<T>(
         &self,
         statement: &'static str,
-        read: impl FnOnce(&State) -> T,
+        read: impl FnOnce(&State, Timestamp) -> T,
     ) -> Result<T, StoreError> {
-        match self.request().await {
-            Fate::Done => Ok(read(&self.state.lock().unwrap())),
-            Fate::Failed { .. } => Err(StoreError::new(statement, "simulated")),
+        if self.sim.read().await {
+            Ok(read(&self.state(), self.sim.now()))
+        } else {
+            Err(StoreError::new(statement, "simulated"))
         }
+    }
+
+    /// A cell that the caller's clock says to live until `expires_at`: the store is told how long.
+    fn cell<T>(&self, now: Timestamp, stamp: i64, expires_at: Timestamp, value: Option<T>) -> Cell<T> {
+        let written_at = self.sim.now();
+        Cell { stamp, written_at, until: written_at.plus_ms(expires_at.0 - now.0), value }
     }
 }
 
 #[async_trait]
 impl EventStore for SimStore {
-    async fn write_rows(&self, _now: Timestamp, groups: &[RowGroup<'_>]) -> Result<(), StoreError> {
+    async fn write_rows(&self, now: Timestamp, groups: &[RowGroup<'_>]) -> Result<(), StoreError> {
+        let fault = self.sim.fault;
+        let is_again = std::mem::take(&mut *self.again.lock().unwrap());
+        let mut cells = Vec::new();
         for group in groups {
-            for row in &group.rows {
-                self.write("write_rows", |state| {
-                    let cell = (group.timeline.clone(), group.part, row.key.clone());
-                    if state.deleted.get(&cell).is_some_and(|deleted| row.stamp <= *deleted) {
-                        return;
-                    }
-                    let cell = state.rows.entry(cell);
-                    let held = cell.or_insert((i64::MIN, Vec::new()));
-                    if row.stamp > held.0 {
-                        *held = (row.stamp, row.body.clone());
-                    }
-                })
-                .await?;
+            for row in group.rows.iter().filter(|row| now < row.expires_at) {
+                let expires_at = match fault {
+                    Fault::LifeFromNow => now.plus_ms(RETENTION_MS + ROW_GRACE_MS),
+                    _ => row.expires_at,
+                };
+                let key = (group.timeline.clone(), group.part, row.key.clone());
+                cells.push((key, self.cell(now, row.stamp, expires_at, Some(row.body.clone()))));
+            }
+        }
+        if is_again && fault == Fault::RetryDropsRow {
+            cells.pop();
+        }
+        for (key, cell) in cells {
+            let written = self.write("write_rows", move |state| put(&mut state.rows, key, cell)).await;
+            if written.is_err() && fault != Fault::CountBeforeAcknowledged {
+                *self.again.lock().unwrap() = true;
+                return written;
             }
         }
         Ok(())
+    }
+
+    async fn list_forgotten(&self) -> Result<Vec<(AccountId, Uuid)>, StoreError> {
+        self.read("list_forgotten", |state, _| state.forgotten.clone()).await
     }
 
     async fn delete_rows(
@@ -166,17 +190,23 @@ impl EventStore for SimStore {
         keys: &[RowKey],
         stamp: i64,
     ) -> Result<(), StoreError> {
-        self.write("delete_rows", |state| {
-            for key in keys {
-                let cell = (timeline.clone(), part, key.clone());
-                if state.rows.get(&cell).is_some_and(|held| held.0 <= stamp) {
-                    state.rows.remove(&cell);
+        for key in keys {
+            let key = (timeline.clone(), part, key.clone());
+            let (written_at, until) = (self.sim.now(), Timestamp(i64::MAX));
+            let deletes = move |state: &mut State| {
+                // Of a write and a deletion with one stamp the deletion stays.
+                let cell = Cell { stamp, written_at, until, value: None };
+                match state.rows.get_mut(&key) {
+                    Some(held) if held.stamp <= stamp => *held = cell,
+                    Some(_) => {}
+                    None => {
+                        state.rows.insert(key, cell);
+                    }
                 }
-                let deleted = state.deleted.entry(cell).or_insert(stamp);
-                *deleted = stamp.max(*deleted);
-            }
-        })
-        .await
+            };
+            self.write("delete_rows", deletes).await?;
+        }
+        Ok(())
     }
 
     async fn read_rows(
@@ -188,41 +218,49 @@ impl EventStore for SimStore {
         columns: Columns,
         _limit: usize,
     ) -> Result<Vec<StoredRow>, StoreError> {
-        let missed = self.fault == Fault::MemoryOnly && columns == Columns::Keys && *span != Span::all();
-        self.read("read_rows", |state| {
-            let inside = state.rows.iter().filter(|((id, at, key), _)| {
+        let is_count = columns == Columns::Keys && *span != Span::all();
+        let fault = Some(self.sim.fault).filter(|_| is_count);
+        self.read("read_rows", |state, now| {
+            let inside = state.rows.iter().filter(|((id, at, key), cell)| {
                 id == timeline
                     && *at == part
                     && types.contains(key.event_type)
                     && span.contains(&key.position)
+                    && fault != Some(Fault::MemoryOnly)
+                    && (fault != Some(Fault::StaleCount) || cell.written_at.plus_ms(BEHIND_MS) < now)
             });
-            let mut rows: Vec<StoredRow> = inside
-                .map(|((_, _, key), (_, body))| StoredRow { key: key.clone(), body: body.clone() })
-                .collect();
+            let living = inside.filter_map(|((_, _, key), cell)| {
+                Some(StoredRow { key: key.clone(), body: cell.alive(now)?.clone() })
+            });
+            let mut rows: Vec<StoredRow> = living.collect();
             rows.sort_by(|one, next| {
                 next.key.position.cmp(&one.key.position).then(one.key.event_type.cmp(&next.key.event_type))
             });
-            if missed { Vec::new() } else { rows }
+            rows
         })
         .await
     }
 
-    async fn list_forgotten(&self) -> Result<Vec<(AccountId, Uuid)>, StoreError> {
-        self.read("list_forgotten", |state| state.forgotten.clone()).await
-    }
-
     async fn write_tallies(&self, tallies: &[TallyWrite]) -> Result<(), StoreError> {
-        for tallies in tallies {
-            self.write("write_tallies", |state| {
-                for (cell, bytes) in &tallies.cells {
-                    let held = state.tallies.entry((tallies.timeline.clone(), *cell));
-                    let held = held.or_insert((i64::MIN, Vec::new()));
-                    if tallies.stamp >= held.0 || self.fault == Fault::NoEpoch {
-                        *held = (tallies.stamp, bytes.clone());
-                    }
+        let fault = self.sim.fault;
+        for TallyWrite { timeline, stamp, ttl_s, cells } in tallies.to_vec() {
+            let now = self.sim.now();
+            let until = now.plus_ms(i64::from(ttl_s) * 1000);
+            let clock = now.plus_ms(self.skew_ms).0;
+            let writes = move |state: &mut State| {
+                state.arrived += 1;
+                let stamp = match fault {
+                    Fault::NoEpoch => state.arrived,
+                    Fault::StampWhenSent => (stamp >> 26 << 26) + state.arrived,
+                    Fault::StampFromClock => clock,
+                    _ => stamp,
+                };
+                for (cell, bytes) in cells {
+                    let written = Cell { stamp, written_at: now, until, value: Some(bytes) };
+                    put(&mut state.tallies, (timeline.clone(), cell), written);
                 }
-            })
-            .await?;
+            };
+            self.write("write_tallies", writes).await?;
         }
         Ok(())
     }
@@ -242,73 +280,84 @@ impl EventStore for SimStore {
         timeline: &TimelineId,
         cells: &[u32],
     ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
-        self.read("read_tallies", |state| {
-            cells
-                .iter()
-                .map(|cell| state.tallies.get(&(timeline.clone(), *cell)).map(|(_, bytes)| bytes.clone()))
-                .collect()
+        self.read("read_tallies", |state, now| {
+            let cell = |cell: &u32| state.tallies.get(&(timeline.clone(), *cell))?.alive(now).cloned();
+            cells.iter().map(cell).collect()
         })
         .await
     }
 
-    async fn write_sends(&self, _now: Timestamp, sends: &[SendWrite]) -> Result<(), StoreError> {
+    async fn write_sends(&self, now: Timestamp, sends: &[SendWrite]) -> Result<(), StoreError> {
         for send in sends {
-            self.write("write_sends", |state| {
-                let held = state.sends.entry((send.account.clone(), send.message.clone()));
-                let held = held.or_insert_with(|| (i64::MIN, send.facts.clone()));
-                if send.stamp > held.0 {
-                    *held = (send.stamp, send.facts.clone());
-                }
-            })
-            .await?;
+            let key = (send.account.clone(), send.message.clone());
+            let cell = self.cell(now, send.stamp, send.expires_at, Some(send.facts.clone()));
+            self.write("write_sends", move |state| put(&mut state.sends, key, cell)).await?;
         }
         Ok(())
     }
 
-    async fn read_sends(&self, messages: &[(AccountId, Id)]) -> Result<Vec<Option<SendFacts>>, StoreError> {
-        self.read("read_sends", |state| {
-            messages.iter().map(|key| state.sends.get(key).map(|(_, facts)| facts.clone())).collect()
+    async fn read_sends(&self, messages: &[Message]) -> Result<Vec<Option<SendFacts>>, StoreError> {
+        let looked = std::mem::take(&mut *self.looked.lock().unwrap());
+        self.read("read_sends", |state, now| {
+            let facts = |key: &Message| match looked.get(key) {
+                Some(looked) => looked.clone(),
+                None => state.sends.get(key)?.alive(now).cloned(),
+            };
+            messages.iter().map(facts).collect()
         })
         .await
     }
 
-    async fn put_waiting(&self, _now: Timestamp, waiting: &[Waiting]) -> Result<(), StoreError> {
+    async fn put_waiting(&self, now: Timestamp, waiting: &[Waiting]) -> Result<(), StoreError> {
         for waiting in waiting {
-            self.write("put_waiting", |state| {
-                let key =
-                    (waiting.account.clone(), waiting.message.clone(), waiting.at.0, waiting.id.clone());
-                state.waiting.insert(key, waiting.clone());
-            })
-            .await?;
+            let message = (waiting.account.clone(), waiting.message.clone());
+            if self.sim.fault == Fault::LookThenWait {
+                let facts = self.state().sends.get(&message).and_then(|cell| cell.value.clone());
+                self.looked.lock().unwrap().entry(message.clone()).or_insert(facts);
+            }
+            let key = (message, waiting.at.0, waiting.id.clone());
+            let stamp = self.sim.now().0;
+            let cell = self.cell(now, stamp, waiting.expires_at, Some(waiting.clone()));
+            self.write("put_waiting", move |state| put(&mut state.waiting, key, cell)).await?;
         }
         Ok(())
     }
 
-    async fn read_waiting(&self, messages: &[(AccountId, Id)]) -> Result<Vec<Waiting>, StoreError> {
-        self.read("read_waiting", |state| {
-            let waits =
-                |waiting: &&Waiting| messages.contains(&(waiting.account.clone(), waiting.message.clone()));
-            state.waiting.values().filter(waits).cloned().collect()
+    async fn read_waiting(&self, messages: &[Message]) -> Result<Vec<Waiting>, StoreError> {
+        self.read("read_waiting", |state, now| {
+            let of = state.waiting.iter().filter(|((message, ..), _)| messages.contains(message));
+            of.filter_map(|(_, cell)| cell.alive(now).cloned()).collect()
         })
         .await
     }
 
     async fn remove_waiting(&self, waiting: &[Waiting]) -> Result<(), StoreError> {
         for waiting in waiting {
-            self.write("remove_waiting", |state| {
-                state.waiting.remove(&(
-                    waiting.account.clone(),
-                    waiting.message.clone(),
-                    waiting.at.0,
-                    waiting.id.clone(),
-                ));
-            })
-            .await?;
+            let key = ((waiting.account.clone(), waiting.message.clone()), waiting.at.0, waiting.id.clone());
+            let now = self.sim.now();
+            // A deletion beats a write of the same instant.
+            let cell = Cell { stamp: now.0 + 1, written_at: now, until: Timestamp(i64::MAX), value: None };
+            self.write("remove_waiting", move |state| put(&mut state.waiting, key, cell)).await?;
         }
         Ok(())
     }
 
-    async fn write_references(&self, _references: &[ReferenceWrite]) -> Result<(), StoreError> {
+    async fn write_references(&self, references: &[ReferenceWrite]) -> Result<(), StoreError> {
+        for ReferenceWrite { reference, stamp } in references.to_vec() {
+            let (written_at, until) = (self.sim.now(), Timestamp(i64::MAX));
+            let writes = move |state: &mut State| {
+                let empty = || Cell { stamp: i64::MIN, written_at, until, value: None };
+                let fields =
+                    state.references.entry(reference.key).or_insert_with(|| [empty(), empty(), empty()]);
+                let deleted = Some(Box::from(if reference.deleted { "yes" } else { "no" }));
+                for (field, value) in fields.iter_mut().zip([reference.name, reference.email, deleted]) {
+                    if value.is_some() && stamp > field.stamp {
+                        *field = Cell { stamp, written_at, until, value };
+                    }
+                }
+            };
+            self.write("write_references", writes).await?;
+        }
         Ok(())
     }
 
@@ -316,25 +365,69 @@ impl EventStore for SimStore {
         &self,
         keys: &[ReferenceKey],
     ) -> Result<Vec<Option<StoredReference>>, StoreError> {
-        Ok(vec![None; keys.len()])
+        self.read("read_references", |state, _| {
+            let stored = |key: &ReferenceKey| {
+                let [name, email, deleted] = state.references.get(key)?;
+                Some(StoredReference {
+                    name: name.value.clone(),
+                    email: email.value.clone(),
+                    deleted: deleted.value.as_deref() == Some("yes"),
+                })
+            };
+            keys.iter().map(stored).collect()
+        })
+        .await
+    }
+
+    fn writes_unseen(&self) -> bool {
+        self.sim.writes_unseen
+    }
+
+    async fn take_treeless(&self, timelines: &[(TimelineId, i64)], ttl_s: u32) -> Result<(), StoreError> {
+        for (timeline, stamp) in timelines.to_vec() {
+            let written_at = self.sim.now();
+            let cell = Cell {
+                stamp,
+                written_at,
+                until: written_at.plus_ms(i64::from(ttl_s) * 1000),
+                value: Some(Root::NONE.to_vec()),
+            };
+            let is_said = self.sim.fault != Fault::TreelessUnsaid;
+            let takes = move |state: &mut State| {
+                state.known.insert(timeline.clone());
+                if is_said {
+                    put(&mut state.tallies, (timeline, ROOT_CELL), cell);
+                }
+            };
+            self.write("take_treeless", takes).await?;
+        }
+        Ok(())
     }
 
     async fn mark_known(&self, timelines: &[TimelineId]) -> Result<(), StoreError> {
-        self.write("mark_known", |state| state.known.extend(timelines.iter().cloned())).await
+        for id in timelines.to_vec() {
+            self.write("mark_known", move |state| {
+                state.known.insert(id);
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     async fn is_known(&self, timeline: &TimelineId) -> Result<bool, StoreError> {
-        self.read("is_known", |state| state.known.contains(timeline)).await
+        self.read("is_known", |state, _| state.known.contains(timeline)).await
     }
 
     async fn take_epoch(&self, scope: &str) -> Result<u64, StoreError> {
-        let mut taken = 0;
-        self.write("take_epoch", |state| {
-            let epoch = state.epochs.entry(scope.to_owned()).or_default();
+        let taken = Arc::new(Mutex::new(0));
+        let (given, scope) = (taken.clone(), scope.to_owned());
+        let takes = move |state: &mut State| {
+            let epoch = state.epochs.entry(scope).or_default();
             *epoch += 1;
-            taken = *epoch;
-        })
-        .await?;
+            *given.lock().unwrap() = *epoch;
+        };
+        self.write("take_epoch", takes).await?;
+        let taken = *taken.lock().unwrap();
         Ok(taken)
     }
 
