@@ -186,6 +186,7 @@ impl<C: Consumer> Worker<C> {
                 })
                 .collect();
             owner.work(&self.clock, work).await;
+            self.publish(owner.take_orders().iter().map(outgoing_order).collect()).await;
             show_delay((self.clock)(), &published);
             self.commit(&batch, &lost).await;
             timer.stop();
@@ -336,6 +337,14 @@ fn pack(rows: Vec<PlacedRow>, appended_at: Timestamp) -> Vec<Outgoing> {
         }
     }
     outgoing
+}
+
+/// An order on its way to the owner of its timeline.
+fn outgoing_order(order: &Order) -> Outgoing {
+    Outgoing {
+        partition: order.timeline().map(|timeline| timeline.partition(PARTITIONS).cast_signed()),
+        ..Outgoing::new(Topic::CampaignEvents, None, Some(order.encode()))
+    }
 }
 
 fn dead_letters(records: &[Incoming], refused: Vec<(usize, Refusal)>) -> Vec<Outgoing> {

@@ -87,6 +87,8 @@ pub struct Owner {
     /// Their rows, by claim, timeline and position.
     small_rows: Recent<EventType>,
     forgotten: Arc<Forgotten>,
+    /// What other owners are to do, before what was worked on may be committed.
+    orders: Vec<Order>,
 }
 
 /// How many rows a small timeline has at most, where that is known.
@@ -168,6 +170,19 @@ struct Erasure {
     campaign: Option<Id>,
 }
 
+/// A contact's row that is left out is in no list of its rows, while its other one may stand on its campaign since before the owner
+/// there heard: that owner is to take it out.
+fn order_to_campaign(
+    timeline: &TimelineId,
+    campaign: Option<&Id>,
+    key: &RowKey,
+    contact: Uuid,
+) -> Option<Order> {
+    let shows = matches!(timeline.subject, Subject::Contact(_)) && TypeSet::CAMPAIGN.contains(key.event_type);
+    let timeline = TimelineId::campaign(&timeline.account, campaign.filter(|_| shows)?);
+    Some(Order::Erase { timeline, contact, keys: vec![key.clone()] })
+}
+
 /// A rank that no row exceeds.
 const MARK_RANK: u16 = 999;
 
@@ -192,6 +207,7 @@ impl Owner {
     pub fn new(store: Arc<dyn EventStore>, scope: impl Into<String>, settings: OwnerSettings) -> Owner {
         Owner {
             forgotten: Forgotten::new(store.clone()),
+            orders: Vec::new(),
             store,
             settings,
             scope: scope.into(),
@@ -299,6 +315,11 @@ impl Owner {
         }
     }
 
+    /// What the owners of other timelines are to do, each said once: to be published before what was worked on is committed.
+    pub fn take_orders(&mut self) -> Vec<Order> {
+        std::mem::take(&mut self.orders)
+    }
+
     /// Does what an operator asks of the owner of `partition`, which was taken over under its claim. Returns once it is acknowledged.
     pub async fn obey(&mut self, clock: &Clock, partition: i32, order: &Order) {
         match order {
@@ -332,6 +353,7 @@ impl Owner {
                         events += u64::from(row.counts);
                         let campaign = RowBody::decode(&row.body).ok().and_then(|body| body.campaign);
                         let PlacedRow { timeline, key, .. } = row;
+                        self.orders.extend(order_to_campaign(&timeline, campaign.as_ref(), &key, contact));
                         erasures.push(Erasure { partition: *partition, timeline, key, contact, campaign });
                     }
                 }
@@ -441,31 +463,35 @@ impl Owner {
         Ok(None)
     }
 
-    /// Marks the places of rows, where that is asked for, then deletes them wherever they may stand or be written yet.
+    /// Deletes rows wherever they may stand or be written yet, then, on a campaign, marks their places. In this order: where there is a
+    /// mark, nothing more is to be done.
     async fn erase_rows(&self, clock: &Clock, touched: &Touched, erased: &[RowKey]) {
         let Touched { id, held, .. } = touched;
-        if matches!(id.subject, Subject::Campaign(_)) {
-            let mut by_part = BTreeMap::<u32, Vec<RowWrite>>::new();
-            for RowKey { position, .. } in erased {
-                by_part.entry(held.keys.part_for(position)).or_default().push(RowWrite {
-                    key: mark_at(position.clone()),
-                    stamp: stored_stamp(position.at, MARK_RANK),
-                    expires_at: position.at.plus_ms(self.settings.retention_ms + ROW_GRACE_MS),
-                    body: RowBody { rank: MARK_RANK, ..RowBody::default() }.encode(),
-                    is_new: false,
-                });
-            }
-            let groups: Vec<RowGroup<'_>> =
-                by_part.into_iter().map(|(part, rows)| RowGroup { timeline: id, part, rows }).collect();
-            until_done("write_marks", || self.store.write_rows(clock(), &groups)).await;
-        }
         let deletes = stream::iter(erased.to_vec()).map(|key| async move {
-            for part in held.keys.parts_at(&key.position) {
+            for part in held.keys.parts_ever() {
                 let (keys, stamp) = (std::slice::from_ref(&key), (key.position.at.0 + 1) * 1000);
                 until_done("erase_rows", || self.store.delete_rows(id, part, keys, stamp)).await;
             }
         });
         deletes.buffer_unordered(STORE_REQUESTS_MAX).collect::<Vec<()>>().await;
+        if !matches!(id.subject, Subject::Campaign(_)) {
+            return;
+        }
+        let mut by_part = BTreeMap::<u32, Vec<RowWrite>>::new();
+        for RowKey { position, .. } in erased {
+            by_part.entry(held.keys.part_for(position)).or_default().push(RowWrite {
+                key: mark_at(position.clone()),
+                stamp: stored_stamp(position.at, MARK_RANK),
+                expires_at: position.at.plus_ms(self.settings.retention_ms + ROW_GRACE_MS),
+                body: RowBody { rank: MARK_RANK, ..RowBody::default() }.encode(),
+                is_new: false,
+            });
+        }
+        let groups: Vec<RowGroup<'_>> =
+            by_part.into_iter().map(|(part, rows)| RowGroup { timeline: id, part, rows }).collect();
+        if !groups.is_empty() {
+            until_done("write_marks", || self.store.write_rows(clock(), &groups)).await;
+        }
     }
 
     /// Counts a timeline's rows anew, and writes its whole tree.
@@ -1015,6 +1041,14 @@ impl Keys {
         match self {
             Keys::Unread(_) | Keys::Few(_) => Parts::from_elem(FIRST_PART, 1),
             Keys::Tree(tree) => tree.parts_at(position),
+        }
+    }
+
+    /// Every part that any row may ever have been written to.
+    fn parts_ever(&self) -> std::ops::Range<u32> {
+        match self {
+            Keys::Unread(_) | Keys::Few(_) => FIRST_PART..FIRST_PART + 1,
+            Keys::Tree(tree) => tree.parts_ever(),
         }
     }
 

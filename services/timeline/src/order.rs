@@ -43,6 +43,14 @@ impl Order {
         message.first() == Some(&ORDER_VERSION)
     }
 
+    /// The timeline whose owner is asked; none where all are.
+    pub fn timeline(&self) -> Option<&TimelineId> {
+        match self {
+            Order::Recount(timeline) | Order::Erase { timeline, .. } => Some(timeline),
+            Order::Forget { .. } => None,
+        }
+    }
+
     /// The message.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new(ORDER_VERSION);
