@@ -135,10 +135,10 @@ pub(crate) struct DropOptions {
 
 pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::List(options) => list(options).await,
-        Command::Show(options) => show(options).await,
+        Command::List(options) => Box::pin(list(options)).await,
+        Command::Show(options) => Box::pin(show(options)).await,
         Command::Retry(options) => Box::pin(retry(options)).await,
-        Command::Drop(options) => drop_letters(options).await,
+        Command::Drop(options) => Box::pin(drop_letters(options)).await,
     }
 }
 

@@ -1065,7 +1065,7 @@ impl Keys {
     fn insert(&mut self, new: Vec<RowKey>, sizes: &Sizes) {
         match self {
             Keys::Unread(bound) => {
-                bound.rows = bound.rows.saturating_add(u32::try_from(new.len()).unwrap_or(u32::MAX))
+                bound.rows = bound.rows.saturating_add(u32::try_from(new.len()).unwrap_or(u32::MAX));
             }
             Keys::Few(keys) if keys.is_empty() => *keys = new,
             Keys::Few(keys) => {

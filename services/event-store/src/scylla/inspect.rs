@@ -68,6 +68,9 @@ pub async fn inspect(config: &ScyllaConfig, clock: impl Fn() -> Timestamp) -> Ve
     findings
 }
 
+/// Copies by datacentre, and whether writes are durable.
+type Replication = (BTreeMap<String, String>, bool);
+
 struct Looking<'a> {
     session: Session,
     keyspace: &'a str,
@@ -121,8 +124,7 @@ impl Looking<'_> {
             "SELECT replication, durable_writes FROM system_schema.keyspaces WHERE keyspace_name = '{}'",
             self.keyspace
         );
-        let found: Result<Option<(BTreeMap<String, String>, bool)>, StoreError> =
-            self.one(cql.as_str()).await;
+        let found: Result<Option<Replication>, StoreError> = self.one(cql.as_str()).await;
         let (replication, durable) = match found {
             Ok(Some(found)) => found,
             Ok(None) => return vec![Finding::error(about, "is missing", "run `backstamp schema apply`")],
