@@ -15,6 +15,7 @@ mod options;
 mod progress;
 mod query;
 mod reconcile;
+mod replay;
 mod run;
 mod schema;
 
@@ -56,6 +57,7 @@ enum Command {
     Reconcile(reconcile::Options),
     Explain(explain::Options),
     ForgetContact(forget::Options),
+    Replay(replay::Options),
 }
 
 fn main() -> ExitCode {
@@ -87,6 +89,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Reconcile(options) => Box::pin(reconcile::run(options)).await,
         Command::Explain(options) => Box::pin(explain::run(options)).await,
         Command::ForgetContact(options) => Box::pin(forget::run(options)).await,
+        Command::Replay(options) => Box::pin(replay::run(options)).await,
     }
 }
 

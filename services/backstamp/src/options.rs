@@ -78,6 +78,9 @@ pub(crate) struct KafkaOptions {
     /// What the names of all topics start with.
     #[arg(long, env = "BACKSTAMP_TOPIC_PREFIX", default_value = "", hide_default_value = true)]
     pub(crate) topic_prefix: String,
+    /// What the name of the internal topic starts with behind that: for projections that `replay` has rebuilt.
+    #[arg(long, env = "BACKSTAMP_INTERNAL_PREFIX", default_value = "", hide_default_value = true)]
+    pub(crate) internal_prefix: String,
 }
 
 impl KafkaOptions {
@@ -87,6 +90,7 @@ impl KafkaOptions {
             group: group.to_owned(),
             client_id: client_id.to_owned(),
             topic_prefix: self.topic_prefix.clone(),
+            internal_prefix: self.internal_prefix.clone(),
             options: event_log::parse_options(&self.kafka_options)?,
         })
     }

@@ -41,7 +41,7 @@ use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
 use timeline::tally::{ROOT_CELL, Root};
-use timeline::{AccountId, EventType, Id, Position, Span, TimelineId, Timestamp, TypeSet};
+use timeline::{AccountId, EventType, Id, Position, Span, Subject, TimelineId, Timestamp, TypeSet};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -430,6 +430,23 @@ impl EventStore for ScyllaStore {
 }
 
 impl ScyllaStore {
+    /// Every timeline that was ever marked as known or counted, in no particular order.
+    pub async fn list_timelines(&self) -> Result<Vec<TimelineId>, StoreError> {
+        self.read(&self.statements.list_timelines, (), decode_timelines).await
+    }
+
+    /// Writes into another keyspace what the log does not know: API keys, contacts that were forgotten, what was done with dead letters.
+    pub async fn copy_what_the_log_lacks(&self, to: &ScyllaStore) -> Result<(), StoreError> {
+        let forgotten = self.list_forgotten().await?;
+        each(forgotten.iter().map(|(account, contact)| to.forget(account, *contact, Timestamp(0))).collect())
+            .await
+            .map(|_: Vec<()>| ())?;
+        let keys = self.list_keys().await?;
+        each(keys.iter().map(|key| to.write_key(key)).collect()).await.map(|_: Vec<()>| ())?;
+        let marks: Vec<(String, LetterMark)> = self.letter_marks().await?.into_iter().collect();
+        each(marks.iter().map(|(place, mark)| to.mark_letter(place, *mark)).collect()).await.map(|_| ())
+    }
+
     /// Remembers for ever that a contact was forgotten.
     pub async fn forget(&self, account: &AccountId, contact: Uuid, at: Timestamp) -> Result<(), StoreError> {
         self.execute(&self.statements.forget, (account.as_str(), contact, at.0)).await.map(|_| ())
@@ -659,6 +676,16 @@ fn decode_first_parts(page: &QueryRowsResult, rows: &mut Vec<(String, StoredRow)
     for row in page.rows::<(String, i8, i64, &str)>()? {
         let (subject, event_type, at, id) = row?;
         rows.push((subject, StoredRow { key: row_key(event_type, at, id)?, body: Vec::new() }));
+    }
+    Ok(())
+}
+
+fn decode_timelines(page: &QueryRowsResult, timelines: &mut Vec<TimelineId>) -> Result<(), Cause> {
+    for row in page.rows::<(&str, &str)>()? {
+        let (account, subject) = row?;
+        let unknown = || format!("a timeline has the unknown subject '{subject}'");
+        let account = AccountId::parse(account).ok_or_else(unknown)?;
+        timelines.push(TimelineId { account, subject: Subject::parse(subject).ok_or_else(unknown)? });
     }
     Ok(())
 }

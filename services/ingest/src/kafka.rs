@@ -4,6 +4,7 @@
 //! dead-lettered by place; written and counted by own; stored by references.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -67,6 +68,7 @@ pub async fn run(
             appender: appender.clone(),
             clock: clock.clone(),
             shutdown: shutdown.clone(),
+            replay_per_second_max: settings.replay_per_second_max,
         })
     };
     let (placing, owning, referring) = (
@@ -77,12 +79,9 @@ pub async fn run(
     let forgotten = Forgotten::new(store.clone());
     let place = Place::new(store.clone(), settings.filter.clone(), settings.retention_ms)
         .with_forgotten(forgotten.clone());
-    let owner = Owner::new(
-        store.clone(),
-        Topic::CampaignEvents.name_with(&kafka.topic_prefix),
-        settings.owner(KEYS_HELD_MAX),
-    )
-    .with_forgotten(forgotten);
+    let owner =
+        Owner::new(store.clone(), kafka.name_of(Topic::CampaignEvents), settings.owner(KEYS_HELD_MAX))
+            .with_forgotten(forgotten);
 
     let checks = tokio::spawn(health.check("store").keep(CHECK_EVERY, {
         let store = store.clone();
@@ -132,6 +131,8 @@ pub struct Worker<C> {
     pub appender: Arc<dyn Appender>,
     pub clock: Clock,
     pub shutdown: Shutdown,
+    /// Where it rebuilds what others have projected already: how many records a second.
+    pub replay_per_second_max: Option<NonZeroU32>,
 }
 
 impl<C: Consumer> Worker<C> {
@@ -143,14 +144,27 @@ impl<C: Consumer> Worker<C> {
             let placed = place.work((self.clock)(), &records).await;
             let oldest = batch.records.iter().map(|record| record.appended_at).min();
             let mut outgoing = pack(placed.rows, oldest.unwrap_or(Timestamp(0)));
-            outgoing.extend(dead_letters(&batch.records, placed.refused));
+            if self.replay_per_second_max.is_none() {
+                outgoing.extend(dead_letters(&batch.records, placed.refused));
+            }
             self.publish(outgoing).await;
             finish_joined(store.as_ref(), &placed.joined).await;
             self.commit(&batch, &HashSet::new()).await;
-            timer.stop();
+            self.pace(batch.records.len(), timer.stop()).await;
         }
         self.consumer.close().await;
         Ok(())
+    }
+
+    /// Takes no less than its share of a second for a batch of a replay.
+    async fn pace(&self, records: usize, taken: Duration) {
+        if let Some(per_second) = self.replay_per_second_max {
+            let share = Duration::from_secs_f64(records as f64 / f64::from(per_second.get()));
+            tokio::select! {
+                () = self.shutdown.begun() => {}
+                () = tokio::time::sleep(share.saturating_sub(taken)) => {}
+            }
+        }
     }
 
     /// Owns what the consumer reads.
@@ -203,7 +217,9 @@ impl<C: Consumer> Worker<C> {
             let records: Vec<RawReference<'_>> = batch.records.iter().map(RawReference::from).collect();
             forgotten.keep_fresh((self.clock)()).await;
             let refused = store_references(&store, &forgotten, &mut stamps, &records).await;
-            self.publish(dead_letters(&batch.records, refused)).await;
+            if self.replay_per_second_max.is_none() {
+                self.publish(dead_letters(&batch.records, refused)).await;
+            }
             self.commit(&batch, &HashSet::new()).await;
         }
         self.consumer.close().await;
@@ -380,8 +396,11 @@ impl BatchTimer {
         BatchTimer { stage, started: Instant::now() }
     }
 
-    pub(crate) fn stop(self) {
-        metrics::BATCH_SECONDS.with_label_values(&[self.stage]).observe(self.started.elapsed().as_secs_f64());
+    /// How long it took.
+    pub(crate) fn stop(self) -> Duration {
+        let taken = self.started.elapsed();
+        metrics::BATCH_SECONDS.with_label_values(&[self.stage]).observe(taken.as_secs_f64());
+        taken
     }
 }
 

@@ -11,6 +11,7 @@ mod recent;
 pub mod references;
 pub mod retry;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use timeline::Timestamp;
@@ -34,6 +35,9 @@ pub struct IngestSettings {
     pub retention_ms: i64,
     /// Which clicks are list management.
     pub filter: ListManagementFilter,
+    /// Where projections are rebuilt beside those that are live: how many records a second. What is refused is no dead letter then: it
+    /// is one already.
+    pub replay_per_second_max: Option<NonZeroU32>,
 }
 
 impl IngestSettings {

@@ -48,6 +48,24 @@ impl fmt::Display for Subject {
     }
 }
 
+impl Subject {
+    /// Reads the stored form.
+    pub fn parse(stored: &str) -> Option<Subject> {
+        if let Some(campaign) = stored.strip_prefix("campaign:") {
+            return Id::parse(campaign).map(Subject::Campaign);
+        }
+        let (contact, campaign) = match stored.strip_prefix("contact:")?.split_once('/') {
+            Some((contact, campaign)) => (contact, Some(Id::parse(campaign.strip_prefix("campaign:")?)?)),
+            None => (stored.strip_prefix("contact:")?, None),
+        };
+        let contact = crate::id::parse_uuid(contact)?;
+        Some(match campaign {
+            Some(campaign) => Subject::ContactCampaign(contact, campaign),
+            None => Subject::Contact(contact),
+        })
+    }
+}
+
 impl TimelineId {
     /// The timeline of a campaign.
     pub fn campaign(account: &AccountId, campaign: &Id) -> TimelineId {
@@ -575,6 +593,22 @@ mod tests {
             Some(r#"{"url":"https://a.example/\"x","n":1e400,"b":{"c":[ ]}}"#)
         );
         assert_eq!(rows[0].detail.as_deref(), Some(r#"{"url":"https://a.example/\"x"}"#));
+    }
+
+    #[test]
+    fn a_subject_survives_its_stored_form() {
+        let (campaign, contact) = (Id::parse("a:b").expect("an id"), Uuid::from_u128(7));
+        for subject in [
+            Subject::Campaign(campaign.clone()),
+            Subject::Contact(contact),
+            Subject::ContactCampaign(contact, campaign),
+        ] {
+            assert_eq!(Subject::parse(&subject.to_string()), Some(subject));
+        }
+        for bad in ["", "campaign:", "contact:x", "list:a", "contact:00000000-0000-0000-0000-000000000007/a"]
+        {
+            assert_eq!(Subject::parse(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -402,6 +402,78 @@ async fn a_contact_is_forgotten_and_stays_so() {
     deployment.remove().await;
 }
 
+#[tokio::test]
+async fn projections_are_rebuilt_beside_the_live_ones_and_compared() {
+    let deployment = Deployment::new().await;
+    let old_ingest = deployment.ingest().await;
+    let environment: Vec<(&str, &str)> = deployment.environment().await;
+    let account = unique_name("acc");
+    let topics = &deployment.topics;
+    let contacts: Vec<String> = (0..7).map(|_| new_id()).collect();
+    let publish = async |id: &str, kind: &str, more: Value| {
+        let mut record = event(id, kind, minutes_ago(5), &more);
+        record["account_id"] = json!(account);
+        topics.publish(EVENTS, None, record.to_string().as_bytes(), None).await;
+    };
+    for n in 0..300 {
+        let more = json!({ "contact_id": contacts[n % 7], "campaign_id": "c" });
+        publish(&format!("e{n:03}"), "open", more).await;
+    }
+    publish("bad", "nonsense", json!({ "contact_id": contacts[0] })).await;
+    let forget = ["forget-contact", "--account", &account, "--contact", &contacts[6]];
+    let forgotten = Program::run(&forget, &environment).await;
+    assert!(forgotten.status.success(), "{forgotten}");
+    let key = Program::create_key(&account, &PERMISSIONS, &environment).await;
+    let letters = topics.ends("mail.events.dead").await;
+
+    let to = unique_name("again");
+    let replay = ["replay", "--json", "--to", &to, "--records-per-second", "200"];
+    // The second time there is nothing left to do but to compare.
+    for _ in 0..2 {
+        let replayed = Program::run(&replay, &environment).await;
+        assert!(replayed.status.success(), "{replayed}");
+        let told = report(&replayed);
+        assert_eq!((&told["differences"], &told["timelines_compared"]), (&json!([]), &json!(8)), "{told}");
+    }
+    // What was refused is no second letter.
+    assert_eq!(topics.ends("mail.events.dead").await, letters);
+
+    // Moved over, under load.
+    let (group, prefix) = (
+        format!("{}-{to}", environment.iter().find(|(name, _)| *name == "BACKSTAMP_GROUP").unwrap().1),
+        format!("{to}."),
+    );
+    let mut moved = environment.clone();
+    moved.retain(|(name, _)| !["BACKSTAMP_GROUP", "BACKSTAMP_KEYSPACE"].contains(name));
+    moved.extend([
+        ("BACKSTAMP_GROUP", group.as_str()),
+        ("BACKSTAMP_KEYSPACE", &to),
+        ("BACKSTAMP_INTERNAL_PREFIX", &prefix),
+    ]);
+    let new_ingest = Program::start(&["ingest"], &moved).await;
+    publish("more", "open", json!({ "contact_id": contacts[0], "campaign_id": "c" })).await;
+    let query = Program::start(&["query"], &moved).await;
+    let client = Client::new(query.url()).unwrap();
+    old_ingest.sigterm_and_wait().await;
+    eventually(PATIENCE, async || {
+        let campaign = path(Endpoint::Campaign, "c", "");
+        let reply = send(client.request(Method::GET, &campaign).bearer_auth(&key)).await?;
+        let expected = 301 - 300 / 7;
+        ensure!(
+            reply.body["meta"]["total"] == expected,
+            "{} {}, not {expected}",
+            reply.status,
+            reply.body["meta"]
+        );
+        Ok(())
+    })
+    .await;
+    drop((query, new_ingest));
+    topics.delete(&[&format!("{to}.mail.campaign-events")]).await;
+    servers::cassandra().await.drop_keyspace(&to).await;
+    deployment.remove().await;
+}
+
 /// The rows of a page.
 async fn page(client: &Client, key: &str, path: &str) -> Vec<Value> {
     eventually(Duration::from_secs(30), async || {

@@ -32,7 +32,7 @@ pub async fn inspect(
     settings: &TopicSettings,
     clock: impl Fn() -> Timestamp,
 ) -> Vec<Finding> {
-    let names = Topic::ALL.map(|topic| (topic, topic.name_with(&config.topic_prefix)));
+    let names = Topic::ALL.map(|topic| (topic, config.name_of(topic)));
     let Looked { found, configs, event_bytes_max, .. } = match look(config, &names).await {
         Ok(looked) => looked,
         Err(error) => return vec![unreachable(&config.brokers, &error)],

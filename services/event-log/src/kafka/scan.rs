@@ -66,7 +66,7 @@ impl Scan {
     /// When the topic is missing, or the brokers do not answer.
     pub async fn begin(config: &KafkaConfig, topic: Topic, stretch: Stretch) -> Result<Scan, LogError> {
         let asker = Asker::new(config)?;
-        let name = topic.name_with(&config.topic_prefix);
+        let name = config.name_of(topic);
         let found = blocking(move || {
             let bounds = asker.bounds(&name, stretch)?;
             Ok((asker, name, bounds))
@@ -133,7 +133,7 @@ impl Scan {
 /// When the topic is missing, or the brokers do not answer.
 pub async fn ends(config: &KafkaConfig, topic: Topic) -> Result<BTreeMap<i32, i64>, LogError> {
     let asker = Asker::new(config)?;
-    let name = topic.name_with(&config.topic_prefix);
+    let name = config.name_of(topic);
     let bounds = blocking(move || asker.bounds(&name, Stretch::default())).await?;
     Ok(bounds.into_iter().map(|(partition, (_, end))| (partition, end)).collect())
 }
@@ -145,7 +145,7 @@ pub async fn ends(config: &KafkaConfig, topic: Topic) -> Result<BTreeMap<i32, i6
 /// When the topic is missing, or the brokers do not answer.
 pub async fn committed(config: &KafkaConfig, topic: Topic) -> Result<BTreeMap<i32, i64>, LogError> {
     let asker = Asker::new(config)?;
-    let name = topic.name_with(&config.topic_prefix);
+    let name = config.name_of(topic);
     blocking(move || {
         let wanted = asker.list(&name, |_| Offset::Invalid)?;
         let list = asker.client.committed_offsets(wanted, QUESTION_TIMEOUT);

@@ -63,7 +63,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// When the brokers cannot be asked, or refuse: some topics may have been created then.
 pub async fn ensure_topics(config: &KafkaConfig, settings: &TopicSettings) -> Result<TopicsReport, LogError> {
-    let names = Topic::ALL.map(|topic| (topic, topic.name_with(&config.topic_prefix)));
+    let names = Topic::ALL.map(|topic| (topic, config.name_of(topic)));
     let Looked { client, found, configs, event_bytes_max } = look(config, &names).await?;
     let mut report = TopicsReport::default();
     let plan = Plan {

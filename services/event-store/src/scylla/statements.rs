@@ -58,6 +58,7 @@ pub(super) struct Statements {
     pub(super) forget: Statement,
     pub(super) list_forgotten: Statement,
     pub(super) erase_reference: Statement,
+    pub(super) list_timelines: Statement,
 }
 
 impl Statements {
@@ -226,6 +227,8 @@ impl Statements {
                 "DELETE name, email FROM keyspace.refs USING TIMESTAMP ? WHERE account_id = ? AND kind = ? AND id = ?",
             )
             .await?,
+            list_timelines: prepare("list_timelines", "SELECT DISTINCT account_id, subject FROM keyspace.tallies")
+                .await?,
             list_letters: prepare("list_letters", "SELECT place, state, run, at FROM keyspace.dead_letters").await?,
             list_keys: prepare(
                 "list_keys",
