@@ -155,6 +155,21 @@ impl Client {
         Ok(posted)
     }
 
+    /// The sum of a metric's samples that have `label`, such as `topic="mail.events"`; of all where it is empty. For a client
+    /// of a service's ops address.
+    ///
+    /// # Errors
+    ///
+    /// If there is no answer.
+    pub async fn metric(&self, name: &str, label: &str) -> Result<f64> {
+        let reply = send(self.request(Method::GET, "/metrics")).await?;
+        let shown = reply.body.as_str().context("metrics are text")?;
+        let of_metric = shown.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label)
+        });
+        Ok(of_metric.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
+    }
+
     async fn post_batch(&self, topic: Topic, key: &str, objects: &[Vec<u8>], form: Form) -> Result<Posted> {
         for _ in 0..REFUSALS_MAX {
             let reply = self.post(topic, key, objects, form).await?;

@@ -15,6 +15,7 @@
 //! | [`names`] | references and addresses, before and after events |
 //! | [`joining`] | events and their `send`, in either order |
 //! | [`existence`] | what is known, what is not, and retention |
+//! | [`tenants`] | that a key sees nothing of another account |
 //! | [`intake`] | bodies, rejections, every good and bad example |
 //! | [`fixtures`] | reads the examples in `schemas/` |
 
@@ -30,6 +31,7 @@ pub mod joining;
 pub mod names;
 pub mod paging;
 pub mod rows;
+pub mod tenants;
 
 use chrono::{DateTime, SecondsFormat, SubsecRound, TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -46,7 +48,6 @@ macro_rules! contract_tests {
                 the_rate_limit_comes_before_the_query_and_counts_reads_and_intake_apart,
                 a_limit_that_is_off_is_not_shown,
                 each_permission_opens_its_own_endpoint,
-                what_is_anothers_is_unknown,
                 a_revoked_key_stops_working,
                 an_expired_key_stops_working,
             }
@@ -127,6 +128,11 @@ macro_rules! contract_tests {
                 metadata_and_details,
                 uuids_are_shown_in_lower_case_and_other_ids_as_uuid_v5,
                 repeats_change_nothing,
+            }
+            tenants {
+                what_is_anothers_answers_as_what_is_unknown,
+                nothing_of_anothers_comes_through_ones_own,
+                the_intake_tells_nothing_of_other_accounts,
             }
         }
     };

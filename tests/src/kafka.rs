@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::KafkaError;
@@ -69,10 +71,15 @@ impl Record {
 }
 
 impl Topics {
-    pub(crate) fn new(bootstrap: &str, prefix: &str) -> Self {
+    /// Topics of the Kafka at `bootstrap`; see [`servers::Kafka::topics`](crate::servers::Kafka::topics).
+    ///
+    /// # Panics
+    ///
+    /// Where no client can be made.
+    pub fn new(bootstrap: &str, prefix: &str) -> Self {
         let mut config = client(bootstrap);
         // A test waits for one message at a time, mostly.
-        config.set("acks", "all").set("linger.ms", "0");
+        config.set("acks", "all").set("linger.ms", "0").set("enable.idempotence", "true");
         let producer = config.create().expect("a producer's settings are right");
         let askers = Mutex::default();
         Self { bootstrap: bootstrap.to_owned(), prefix: prefix.to_owned(), producer, askers }
@@ -114,6 +121,25 @@ impl Topics {
                 Err((topic, code)) => panic!("Kafka does not delete {topic}: {code}"),
             }
         }
+    }
+
+    /// Removes what lies before these offsets, as retention does.
+    pub async fn remove_before(&self, topic: &str, offsets: &BTreeMap<i32, i64>) {
+        let mut list = TopicPartitionList::new();
+        for (&partition, &offset) in offsets {
+            let offset = Offset::Offset(offset);
+            list.add_partition_offset(&self.name(topic), partition, offset).expect("an offset");
+        }
+        let removed = self.admin().delete_records(&list, &options()).await.expect("Kafka answers");
+        by_partition(&removed).expect("Kafka removes records");
+    }
+
+    /// Sets the largest message that a topic takes, in bytes. Other settings of the topic become the node's own.
+    pub async fn set_message_bytes_max(&self, topic: &str, bytes: usize) {
+        let (name, bytes) = (self.name(topic), bytes.to_string());
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&name)).set("max.message.bytes", &bytes);
+        let outcomes = self.admin().alter_configs([&change], &options()).await.expect("Kafka answers");
+        outcomes.into_iter().collect::<Result<Vec<_>, _>>().expect("Kafka changes a topic");
     }
 
     /// Publishes one message and waits until every in-sync replica has it. Returns its partition and offset.

@@ -5,6 +5,8 @@
 //! - [`servers`]: one Kafka and one Cassandra for a whole test process, started when first asked for.
 //! - [`kafka`]: [`Topics`](kafka::Topics) publishes, reads back and tells the offsets.
 //! - [`program`]: the `backstamp` program, built once, started, killed, stopped.
+//! - [`deployment`]: `ingest` and `query` by the piece, with a sender; [`ledger`]: where each event is that was acknowledged.
+//! - [`proxy`] and [`full_disk`]: what may come between the program and a server, and a server and its disk.
 //! - [`stack`]: Backstamp as a whole, in one process or on real servers, and [`contract`]: what either has to answer.
 //! - [`scratch`]: directories that go with the test process.
 //! - [`trial`]: a history on a server, and the model that judges what is answered; [`Seed`] draws both.
@@ -15,12 +17,16 @@
 pub mod check;
 pub mod client;
 pub mod contract;
+pub mod deployment;
 mod eventually;
+pub mod full_disk;
 pub mod history;
 pub mod kafka;
+pub mod ledger;
 pub mod model;
 mod process;
 pub mod program;
+pub mod proxy;
 pub mod scratch;
 mod seed;
 pub mod servers;

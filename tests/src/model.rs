@@ -233,6 +233,26 @@ pub enum Taken {
     Refused(String),
 }
 
+/// What an event is known by: account, id, and its time in milliseconds since 1970.
+pub type Identity = (String, String, i64);
+
+/// Where an event that was kept is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// On every timeline that shows it; there may be none.
+    Projected {
+        /// Whether there is one.
+        is_shown: bool,
+    },
+    /// Kept out of all timelines.
+    Filtered,
+    /// It waits for its `send`, which has not come.
+    Waiting {
+        /// Whether it shows on a timeline already by what it says itself.
+        is_shown: bool,
+    },
+}
+
 /// Everything that was published, and what must be answered for it.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -412,6 +432,30 @@ impl Model {
                 (place, timeline)
             })
             .collect()
+    }
+
+    /// Where each event that was kept is now.
+    #[must_use]
+    pub fn fates(&self) -> BTreeMap<Identity, Fate> {
+        let fate = |event: &Event| {
+            if event.is_list_management {
+                return Fate::Filtered;
+            }
+            let rows = [Endpoint::Campaign, Endpoint::Contact].map(|endpoint| self.row(endpoint, event));
+            let is_shown = rows.iter().flatten().any(|row| row.place().is_some());
+            if self.waits(event) { Fate::Waiting { is_shown } } else { Fate::Projected { is_shown } }
+        };
+        let identity = |event: &Event| (event.account.clone(), event.id.clone(), event.at_ms);
+        self.events.iter().map(|event| (identity(event), fate(event))).collect()
+    }
+
+    /// Whether a `send` that has not come could still supply something that the event leaves out and a timeline shows.
+    fn waits(&self, event: &Event) -> bool {
+        let Some(message) = &event.message else { return false };
+        let shows_list = matches!(event.kind, "subscribed" | "unsubscribed");
+        let lacks = [&event.contact, &event.email, &event.campaign, &event.automation, &event.step];
+        let lacks = lacks.iter().any(|field| field.is_none()) || (shows_list && event.list.is_none());
+        lacks && event.kind != "sent" && !self.sends.contains_key(&(event.account.clone(), message.clone()))
     }
 
     /// The event as a row of the endpoint, if that endpoint shows its type, joined to its `send`,

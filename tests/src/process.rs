@@ -71,6 +71,16 @@ pub(crate) fn send_signal(child: &mut Child, signal: libc::c_int) -> io::Result<
     }
 }
 
+/// Sends SIGSTOP, and returns when the child stands still.
+pub(crate) fn stop(child: &mut Child) -> io::Result<()> {
+    send_signal(child, libc::SIGSTOP)?;
+    let stat = format!("/proc/{}/stat", child.id());
+    while !std::fs::read_to_string(&stat)?.contains(") T ") {
+        thread::sleep(POLL);
+    }
+    Ok(())
+}
+
 /// Waits for `child` to end. `None` when it is still there at the deadline.
 pub(crate) fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
     loop {

@@ -168,12 +168,8 @@ impl Running {
     ///
     /// When it has ended.
     pub fn stop(&self) {
-        self.signal(libc::SIGSTOP);
-        let stat = format!("/proc/{}/stat", self.pid());
-        let state = || std::fs::read_to_string(&stat).expect("a child of ours is listed");
-        while !state().contains(") T ") {
-            std::thread::sleep(POLL);
-        }
+        let stopped = process::stop(&mut self.spawned.child());
+        stopped.unwrap_or_else(|error| panic!("it takes no signal ({error}); its log: {}", self.stderr()));
     }
 
     /// Lets it go on after [`stop`](Self::stop): SIGCONT.

@@ -26,7 +26,7 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 
 use crate::kafka::Topics;
-use server::Server;
+use server::Node;
 
 /// What servers are started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,17 @@ pub enum Profile {
     Tests,
     /// As they would be run: the compilers, the collector and the commit log that their own start scripts choose.
     Benchmark,
+}
+
+/// What a server is given beyond its profile.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// Variables of its environment.
+    pub environment: Vec<(String, String)>,
+    /// Lines for the end of its settings.
+    pub settings: String,
+    /// Kafka's alone: where those who come to [`Kafka::second_bootstrap`] are told to go, a port of 127.0.0.1.
+    pub advertised_port: Option<u16>,
 }
 
 /// The Kafka of this test process; starts it when nobody has.
@@ -46,7 +57,7 @@ pub async fn kafka() -> &'static Kafka {
     static KAFKA: OnceLock<Result<Kafka, String>> = OnceLock::new();
     started_once(&KAFKA, || {
         Ok(match std::env::var("BACKSTAMP_TEST_KAFKA") {
-            Ok(bootstrap) => Kafka { bootstrap, server: None },
+            Ok(bootstrap) => Kafka { second_bootstrap: bootstrap.clone(), bootstrap, node: None },
             Err(_) => Kafka::start(Profile::Tests)?,
         })
     })
@@ -62,7 +73,7 @@ pub async fn cassandra() -> &'static Cassandra {
     static CASSANDRA: OnceLock<Result<Cassandra, String>> = OnceLock::new();
     started_once(&CASSANDRA, || {
         Ok(match std::env::var("BACKSTAMP_TEST_SCYLLA") {
-            Ok(contact) => Cassandra { contact, server: None },
+            Ok(contact) => Cassandra { contact, node: None },
             Err(_) => Cassandra::start(Profile::Tests)?,
         })
     })
@@ -73,7 +84,9 @@ pub async fn cassandra() -> &'static Cassandra {
 pub struct Kafka {
     /// Bootstrap servers, `host:port`: what `BACKSTAMP_KAFKA_BROKERS` takes.
     pub bootstrap: String,
-    server: Option<Server>,
+    /// Another door of the node, for a proxy to stand before: who comes there is told to go to [`Extras::advertised_port`].
+    pub second_bootstrap: String,
+    node: Option<Node>,
 }
 
 impl Kafka {
@@ -83,13 +96,30 @@ impl Kafka {
     ///
     /// When it does not start: with what is missing, or the end of its log.
     pub fn start(profile: Profile) -> anyhow::Result<Self> {
-        let (bootstrap, server) = kafka::start(profile).context("Kafka does not start")?;
-        Ok(Self { bootstrap, server: Some(server) })
+        Self::start_with(profile, &Extras::default())
+    }
+
+    /// The same with `extras`.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_with(profile: Profile, extras: &Extras) -> anyhow::Result<Self> {
+        kafka::start(profile, extras).context("Kafka does not start")
+    }
+
+    /// What can be killed, held and started again.
+    ///
+    /// # Panics
+    ///
+    /// Where it was not started here.
+    pub fn node(&mut self) -> &mut Node {
+        self.node.as_mut().expect("a server that was started here")
     }
 
     /// The number of its process; none where it was not started here.
     pub fn pid(&self) -> Option<u32> {
-        self.server.as_ref().map(Server::pid)
+        self.node.as_ref().map(Node::pid)
     }
 
     /// The topics whose names start with `prefix`: what `BACKSTAMP_TOPIC_PREFIX` takes. With a prefix from
@@ -103,7 +133,7 @@ impl Kafka {
 pub struct Cassandra {
     /// The node's CQL address, `host:port`: what `BACKSTAMP_SCYLLA_NODES` takes.
     pub contact: String,
-    server: Option<Server>,
+    node: Option<Node>,
 }
 
 impl Cassandra {
@@ -113,13 +143,30 @@ impl Cassandra {
     ///
     /// When it does not start: with what is missing, or the end of its log.
     pub fn start(profile: Profile) -> anyhow::Result<Self> {
-        let (contact, server) = cassandra::start(profile).context("Cassandra does not start")?;
-        Ok(Self { contact, server: Some(server) })
+        Self::start_with(profile, &Extras::default())
+    }
+
+    /// The same with `extras`.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_with(profile: Profile, extras: &Extras) -> anyhow::Result<Self> {
+        cassandra::start(profile, extras).context("Cassandra does not start")
+    }
+
+    /// What can be killed, held and started again.
+    ///
+    /// # Panics
+    ///
+    /// Where it was not started here.
+    pub fn node(&mut self) -> &mut Node {
+        self.node.as_mut().expect("a server that was started here")
     }
 
     /// The number of its process; none where it was not started here.
     pub fn pid(&self) -> Option<u32> {
-        self.server.as_ref().map(Server::pid)
+        self.node.as_ref().map(Node::pid)
     }
 
     /// A new session. It belongs to the runtime of the test that opens it.
@@ -128,8 +175,7 @@ impl Cassandra {
     ///
     /// When the node does not answer.
     pub async fn session(&self) -> Session {
-        let builder = SessionBuilder::new().known_node(&self.contact);
-        Box::pin(builder.build()).await.expect("the node takes a session")
+        session(&self.contact).await
     }
 
     /// Drops a keyspace, if it is there.
@@ -141,6 +187,16 @@ impl Cassandra {
         let drop = format!("DROP KEYSPACE IF EXISTS {keyspace}");
         self.session().await.query_unpaged(drop, ()).await.expect("the node drops a keyspace");
     }
+}
+
+/// A new session with the node at `contact`. It belongs to the runtime of the test that opens it.
+///
+/// # Panics
+///
+/// When the node does not answer.
+pub async fn session(contact: &str) -> Session {
+    let builder = SessionBuilder::new().known_node(contact);
+    Box::pin(builder.build()).await.expect("the node takes a session")
 }
 
 /// Starts what `cell` is to hold, on a thread that may block. Who comes meanwhile waits; who comes later gets the same,

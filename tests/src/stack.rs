@@ -56,7 +56,15 @@ struct Others {
 impl Stack {
     /// `backstamp dev` on an empty directory.
     pub async fn dev() -> Self {
-        Self::start_dev(&[]).await
+        Self::dev_with(&[]).await
+    }
+
+    /// `backstamp dev` on an empty directory, with other settings.
+    pub async fn dev_with(settings: &[(&str, &str)]) -> Self {
+        let data = scratch::directory("dev").display().to_string();
+        let environment = with_defaults(&[("BACKSTAMP_DATA", &data)], settings);
+        let query = Program::start(&["dev"], &environment).await;
+        Self { query, others: None, place: Place::Dev { data } }
     }
 
     /// `ingest`, `query` and `collect` on topics and a keyspace of their own.
@@ -79,7 +87,7 @@ impl Stack {
     /// Another stack of the same kind with data of its own, and other settings.
     pub async fn another(&self, settings: &[(&str, &str)]) -> Self {
         match &self.place {
-            Place::Dev { .. } => Self::start_dev(settings).await,
+            Place::Dev { .. } => Self::dev_with(settings).await,
             Place::Real(_) => Self::start_real(settings).await,
         }
     }
@@ -87,16 +95,9 @@ impl Stack {
     /// What answers with other settings: `query` and `collect` on the same data, or another `dev`.
     pub async fn another_door(&self, settings: &[(&str, &str)]) -> Self {
         match &self.place {
-            Place::Dev { .. } => Self::start_dev(settings).await,
+            Place::Dev { .. } => Self::dev_with(settings).await,
             Place::Real(real) => Self::start_services(real.clone(), settings, false).await,
         }
-    }
-
-    async fn start_dev(settings: &[(&str, &str)]) -> Self {
-        let data = scratch::directory("dev").display().to_string();
-        let environment = with_defaults(&[("BACKSTAMP_DATA", &data)], settings);
-        let query = Program::start(&["dev"], &environment).await;
-        Self { query, others: None, place: Place::Dev { data } }
     }
 
     async fn start_real(settings: &[(&str, &str)]) -> Self {

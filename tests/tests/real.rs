@@ -4,7 +4,6 @@
 mod real {
     mod contract;
     mod dead_letters;
-    mod deployment;
     mod log;
     mod model;
     mod operate;

@@ -38,6 +38,10 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn start(name: &'static str) -> anyhow::Result<Service> {
+        // Each connection is an open file. What a shell starts may have 1024 of them, and as many as it asks for up to a bound.
+        if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+            tracing::warn!(%error, "the number of open files stays as it is");
+        }
         let shutdown = Shutdown::on_signals().context("signals cannot be listened to")?;
         Ok(Service { name, clock: system_clock(), health: Health::new(&shutdown), shutdown })
     }

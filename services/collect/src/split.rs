@@ -1,11 +1,23 @@
 //! A body taken apart into records: one object, an array of them, or one a line (NDJSON). What each record is worth
 //! is judged later; here only an array that is no JSON is refused, whole.
 
+use std::fmt;
+
 use axum::http::{HeaderMap, header};
 use edge::Problem;
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use timeline::Refusal;
 use timeline::event::code;
+
+use crate::{BODY_BYTES_MAX, REJECTED_MAX};
+
+/// How many records of a body are told apart; those behind them are only read. A body has room for fewer that are any good, so of
+/// more than this too many are rejected anyway.
+const RECORDS_MAX: usize = 400_000;
+/// The shortest record that is any good: `{"kind":"list","id":"l"}`, and what sets it apart from the next.
+const RECORD_BYTES_MIN: usize = 25;
+const _: () = assert!(RECORDS_MAX - BODY_BYTES_MAX / RECORD_BYTES_MIN > REJECTED_MAX);
 
 /// How a body is to be taken apart, by its `Content-Type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,18 +57,39 @@ impl Form {
 pub(crate) fn split(form: Form, body: &[u8]) -> Result<Vec<&[u8]>, Refusal> {
     let whole = trim(body);
     match (form, whole.first()) {
-        (Form::Lines, _) => Ok(lines(body).collect()),
+        (Form::Lines, _) => Ok(lines(body).take(RECORDS_MAX).collect()),
         (_, Some(b'[')) => split_array(whole),
-        (Form::Unsaid, _) if is_lines(whole) => Ok(lines(body).collect()),
+        (Form::Unsaid, _) if is_lines(whole) => Ok(lines(body).take(RECORDS_MAX).collect()),
         (_, Some(_)) => Ok(vec![whole]),
         (_, None) => Err(malformed("the body is empty: expected an object, an array or lines of objects")),
     }
 }
 
 fn split_array(body: &[u8]) -> Result<Vec<&[u8]>, Refusal> {
-    let records: Vec<&RawValue> = serde_json::from_slice(body)
-        .map_err(|error| malformed(format!("the body is not JSON: {error}; expected an array of objects")))?;
-    Ok(records.into_iter().map(|record| record.get().as_bytes()).collect())
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let read = json.deserialize_seq(Records).and_then(|records| json.end().map(|()| records));
+    read.map_err(|error| malformed(format!("the body is not JSON: {error}; expected an array of objects")))
+}
+
+/// Takes an array apart.
+struct Records;
+
+impl<'de> Visitor<'de> for Records {
+    type Value = Vec<&'de [u8]>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<&'de [u8]>, A::Error> {
+        let mut records = Vec::new();
+        while let Some(record) = items.next_element::<&'de RawValue>()? {
+            if records.len() < RECORDS_MAX {
+                records.push(record.get().as_bytes());
+            }
+        }
+        Ok(records)
+    }
 }
 
 /// Whether a body that does not say so has one record a line: its first line is a whole JSON value, and there are
@@ -121,6 +154,18 @@ mod tests {
         ] {
             assert_eq!(records(form, body), Ok(expected.into_iter().map(str::to_owned).collect()), "{body}");
         }
+    }
+
+    #[test]
+    fn more_records_than_can_be_good_are_read_and_not_told_apart() {
+        let array = format!("[0{}]", ",0".repeat(RECORDS_MAX));
+        assert_eq!(split(Form::Json, array.as_bytes()).expect("JSON").len(), RECORDS_MAX);
+        assert!(split(Form::Json, array.replace("0]", "0,]").as_bytes()).is_err());
+        assert!(split(Form::Json, format!("{array}]").as_bytes()).is_err());
+        assert_eq!(
+            split(Form::Lines, "0\n".repeat(RECORDS_MAX + 1).as_bytes()).expect("lines").len(),
+            RECORDS_MAX
+        );
     }
 
     #[test]

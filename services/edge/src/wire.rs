@@ -13,6 +13,8 @@ use tokio::time::{Instant, Sleep, sleep};
 pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 /// How long the peer may be silent after our last byte before the connection goes.
 pub(crate) const LINGER_SILENCE_MAX: Duration = Duration::from_secs(1);
+/// How long the peer is heard out after our last byte, whether it is silent or not.
+pub(crate) const LINGER_MAX: Duration = Duration::from_secs(10);
 /// How much of the peer's is thrown away after our last byte.
 pub(crate) const LINGER_BYTES_MAX: usize = 64 << 20;
 
@@ -29,6 +31,7 @@ pub(crate) struct Wire<T> {
 
 struct Linger {
     silence: Pin<Box<Sleep>>,
+    end: Instant,
     bytes: usize,
 }
 
@@ -88,15 +91,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         if linger.is_none() {
             ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
         }
-        let linger =
-            linger.get_or_insert_with(|| Linger { silence: Box::pin(sleep(LINGER_SILENCE_MAX)), bytes: 0 });
+        let linger = linger.get_or_insert_with(|| Linger {
+            silence: Box::pin(sleep(LINGER_SILENCE_MAX)),
+            end: Instant::now() + LINGER_MAX,
+            bytes: 0,
+        });
         let mut scratch = [std::mem::MaybeUninit::uninit(); 8192];
-        while linger.bytes < LINGER_BYTES_MAX {
+        while linger.bytes < LINGER_BYTES_MAX && Instant::now() < linger.end {
             let mut thrown_away = ReadBuf::uninit(&mut scratch);
             match Pin::new(&mut *stream).poll_read(cx, &mut thrown_away) {
                 Poll::Ready(Ok(())) if !thrown_away.filled().is_empty() => {
                     linger.bytes += thrown_away.filled().len();
-                    linger.silence.as_mut().reset(Instant::now() + LINGER_SILENCE_MAX);
+                    linger.silence.as_mut().reset(linger.end.min(Instant::now() + LINGER_SILENCE_MAX));
                 }
                 // The peer has closed, or is gone.
                 Poll::Ready(_) => break,
@@ -139,5 +145,21 @@ mod tests {
         Wire::new(ours).shutdown().await.expect("shut down");
         assert_eq!(begun.elapsed(), LINGER_SILENCE_MAX / 2 * 5 + LINGER_SILENCE_MAX);
         drop(sending.await.expect("sent"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_drips_is_not_heard_out_for_ever() {
+        let (ours, mut theirs) = tokio::io::duplex(16);
+        let dripping = tokio::spawn(async move {
+            while theirs.write_all(b" ").await.is_ok() {
+                sleep(LINGER_SILENCE_MAX / 2).await;
+            }
+        });
+        let begun = Instant::now();
+        let mut wire = Wire::new(ours);
+        wire.shutdown().await.expect("shut down");
+        assert_eq!(begun.elapsed(), LINGER_MAX);
+        drop(wire);
+        dripping.await.expect("it ends");
     }
 }

@@ -10,6 +10,8 @@
 mod directory;
 mod format;
 mod segment;
+#[cfg(feature = "testing")]
+pub mod stored;
 mod writer;
 
 use std::collections::VecDeque;

@@ -23,6 +23,8 @@
 mod cells;
 mod keys;
 mod records;
+#[cfg(feature = "testing")]
+pub mod stored;
 
 use std::collections::HashMap;
 use std::ops::Bound;

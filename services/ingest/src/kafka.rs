@@ -35,6 +35,8 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 const READ_RETRY: Duration = Duration::from_secs(1);
 /// Rows in one message of the internal topic take up to about this many bytes.
 const PLACED_BYTES_MAX: usize = 256 * 1024;
+/// The step that waits where the dead-letter topic cannot be written.
+const PUBLISH_DEAD_LETTERS: &str = "publish_dead_letters";
 /// Partitions of the internal topic. Part of the stored format.
 const PARTITIONS: u32 = event_log::CAMPAIGN_EVENTS_PARTITIONS.cast_unsigned();
 
@@ -143,11 +145,10 @@ impl<C: Consumer> Worker<C> {
             let records: Vec<RawRecord<'_>> = batch.records.iter().map(RawRecord::from).collect();
             let placed = place.work((self.clock)(), &records).await;
             let oldest = batch.records.iter().map(|record| record.appended_at).min();
-            let mut outgoing = pack(placed.rows, oldest.unwrap_or(Timestamp(0)));
-            if self.replay_per_second_max.is_none() {
-                outgoing.extend(dead_letters(&batch.records, placed.refused));
-            }
-            self.publish(outgoing).await;
+            tokio::join!(
+                self.publish("publish_rows", pack(placed.rows, oldest.unwrap_or(Timestamp(0)))),
+                self.publish(PUBLISH_DEAD_LETTERS, self.dead_letters(&batch.records, placed.refused)),
+            );
             finish_joined(store.as_ref(), &placed.joined).await;
             self.commit(&batch, &HashSet::new()).await;
             self.pace(batch.records.len(), timer.stop()).await;
@@ -200,7 +201,7 @@ impl<C: Consumer> Worker<C> {
                 })
                 .collect();
             owner.work(&self.clock, work).await;
-            self.publish(owner.take_orders().iter().map(outgoing_order).collect()).await;
+            self.publish("publish_orders", owner.take_orders().iter().map(outgoing_order).collect()).await;
             show_delay((self.clock)(), &published);
             self.commit(&batch, &lost).await;
             timer.stop();
@@ -217,9 +218,7 @@ impl<C: Consumer> Worker<C> {
             let records: Vec<RawReference<'_>> = batch.records.iter().map(RawReference::from).collect();
             forgotten.keep_fresh((self.clock)()).await;
             let refused = store_references(&store, &forgotten, &mut stamps, &records).await;
-            if self.replay_per_second_max.is_none() {
-                self.publish(dead_letters(&batch.records, refused)).await;
-            }
+            self.publish(PUBLISH_DEAD_LETTERS, self.dead_letters(&batch.records, refused)).await;
             self.commit(&batch, &HashSet::new()).await;
         }
         self.consumer.close().await;
@@ -282,12 +281,17 @@ impl<C: Consumer> Worker<C> {
     /// Nobody but us writes the internal topic: what cannot be read of it is kept where it can be looked at.
     async fn put_aside(&self, record: &Incoming, damaged: &Damaged) {
         let refusal = Refusal::new(timeline::event::code::MALFORMED_JSON, damaged.to_string());
-        self.publish(vec![dead_letter(record, &refusal)]).await;
+        self.publish(PUBLISH_DEAD_LETTERS, vec![dead_letter(record, &refusal)]).await;
     }
 
-    async fn publish(&self, outgoing: Vec<Outgoing>) {
+    /// What was refused, as dead letters; none where they are some already.
+    fn dead_letters(&self, records: &[Incoming], refused: Vec<(usize, Refusal)>) -> Vec<Outgoing> {
+        if self.replay_per_second_max.is_some() { Vec::new() } else { dead_letters(records, refused) }
+    }
+
+    async fn publish(&self, step: &'static str, outgoing: Vec<Outgoing>) {
         if !outgoing.is_empty() {
-            until_done("publish", || self.appender.append(outgoing.clone())).await;
+            until_done(step, || self.appender.append(outgoing.clone())).await;
         }
     }
 

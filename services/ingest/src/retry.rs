@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use event_store::StoreError;
+use telemetry::metrics::{BLOCKED, RETRIES};
 
 /// The first wait between tries.
 pub const RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
@@ -18,6 +19,7 @@ pub async fn until_done<T, E: Failure, F: Future<Output = Result<T, E>>>(
 ) -> T {
     let mut wait = RETRY_WAIT_MIN;
     let mut tries = 0_u32;
+    let mut blocked = None;
     loop {
         match step().await {
             Ok(done) => {
@@ -28,7 +30,8 @@ pub async fn until_done<T, E: Failure, F: Future<Output = Result<T, E>>>(
             }
             Err(error) => {
                 tries += 1;
-                telemetry::metrics::RETRIES.with_label_values(&[name]).inc();
+                blocked.get_or_insert_with(|| Blocked::new(name));
+                RETRIES.with_label_values(&[name]).inc();
                 tracing::warn!(
                     step = name,
                     tries,
@@ -43,6 +46,22 @@ pub async fn until_done<T, E: Failure, F: Future<Output = Result<T, E>>>(
     }
 }
 
+/// Shows that a step is blocked, for as long as it lives.
+struct Blocked(&'static str);
+
+impl Blocked {
+    fn new(step: &'static str) -> Blocked {
+        BLOCKED.with_label_values(&[step]).inc();
+        Blocked(step)
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        BLOCKED.with_label_values(&[self.0]).dec();
+    }
+}
+
 /// An error that a log line can tell whole.
 pub trait Failure {
     /// The error and its causes in one line.
@@ -52,5 +71,31 @@ pub trait Failure {
 impl Failure for StoreError {
     fn describe(&self) -> String {
         self.chain().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Away;
+
+    impl Failure for Away {
+        fn describe(&self) -> String {
+            "away".to_owned()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_is_blocked_from_its_first_failure_until_it_goes_through() {
+        let blocked = || BLOCKED.with_label_values(&["test"]).get();
+        let mut seen = Vec::new();
+        until_done("test", || {
+            seen.push(blocked());
+            let goes_through = seen.len() == 3;
+            async move { if goes_through { Ok(()) } else { Err(Away) } }
+        })
+        .await;
+        assert_eq!((seen, blocked()), (vec![0, 1, 1], 0));
     }
 }

@@ -3,12 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail")]
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use event_store::EventStore;
 use event_store::embedded::EmbeddedStore;
 use ingest::Clock;
 use ingest::own::{OwnBatch, Owner, OwnerSettings};
+use proptest::prelude::*;
 use query::read::{PageRequest, read_page};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -16,6 +18,7 @@ use timeline::row::{PlacedRow, RowKey};
 use timeline::tally::{LEAF_ROWS_MAX, Sizes};
 use timeline::time::DAY_MS;
 use timeline::{AccountId, EventType, Id, Position, RowBody, Span, TimelineId, Timestamp, TypeSet};
+use tokio::runtime::Runtime;
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 const ROWS: usize = 60_000;
@@ -104,5 +107,110 @@ async fn every_page_is_exact_and_reads_few_rows() {
         // Two ragged ends, the leaf that the page begins in, and the one it ends in.
         let few = (limit + 4 * LEAF_ROWS_MAX) as u64;
         assert!(read.rows_read <= few, "{} rows were read for {request:?}", read.rows_read);
+    }
+}
+
+/// Trees that grow at once, so that timelines of a few dozen rows have several nodes and parts.
+fn small() -> Sizes {
+    Sizes {
+        leaf_rows_max: 4,
+        node_leaves_max: 3,
+        scan_rows_max: 3,
+        part_rows_max: 12,
+        pair_rows_min: 1_000_000,
+        ..Sizes::default()
+    }
+}
+
+/// The store that all cases share, each with a timeline of its own.
+struct Shared {
+    runtime: Runtime,
+    store: Arc<dyn EventStore>,
+    timelines: AtomicU32,
+    _directory: tempfile::TempDir,
+}
+
+static SHARED: LazyLock<Shared> = LazyLock::new(|| {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(EmbeddedStore::open(directory.path()).unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    Shared { runtime, store, timelines: AtomicU32::new(0), _directory: directory }
+});
+
+/// When, in milliseconds from the first; the event's id; its type.
+type Happened = (i64, String, usize);
+
+/// What is asked of a timeline: types, the first and the last millisecond, the page and how many rows it has.
+type Asked = (u16, i64, i64, usize, usize);
+
+/// The row of what came as number `number`: the earlier it came, the greater its rank.
+fn placed(timeline: &TimelineId, number: usize, (at, id, event_type): &Happened) -> PlacedRow {
+    let rank = 499 - number as u16;
+    let at = Timestamp(NOW.0 - 1000 + at);
+    PlacedRow {
+        timeline: timeline.clone(),
+        key: RowKey {
+            position: Position { at, id: id.as_str().into() },
+            event_type: EventType::ALL[*event_type],
+        },
+        stamp: at.0 * 1000 + i64::from(rank),
+        completes: false,
+        counts: true,
+        body: RowBody { rank, ..RowBody::default() }.encode(),
+    }
+}
+
+async fn judge(batches: &[Vec<Happened>], asked: &[Asked]) {
+    let id = format!("c{}", SHARED.timelines.fetch_add(1, Ordering::Relaxed));
+    let timeline = TimelineId::campaign(&AccountId::parse("acme").unwrap(), &Id::parse(&id).unwrap());
+    let settings = OwnerSettings { retention_ms: 180 * DAY_MS, keys_held_max: 8, sizes: small() };
+    let clock: Clock = Arc::new(|| NOW);
+    let mut owner = Owner::new(SHARED.store.clone(), "cases", settings);
+    let (mut want, mut numbers) = (Vec::<RowKey>::new(), 0..);
+    for batch in batches {
+        let numbered = batch.iter().zip(&mut numbers);
+        let rows: Vec<PlacedRow> =
+            numbered.map(|(happened, number)| placed(&timeline, number, happened)).collect();
+        for row in &rows {
+            // An event is known by its time and id; what it says of its type the second time changes nothing.
+            if want.iter().all(|key| key.position != row.key.position) {
+                want.push(row.key.clone());
+            }
+        }
+        owner.work(&clock, vec![OwnBatch { partition: 0, claim: 0, rows }]).await;
+    }
+    want.sort_by(|one, next| next.position.cmp(&one.position));
+    for (types, first, last, page, per_page) in asked {
+        let types = TypeSet::ALL
+            .iter()
+            .filter(|of| types & 1 << *of as u16 != 0)
+            .fold(TypeSet::default(), TypeSet::with);
+        let span = Span::of_times(Timestamp(NOW.0 - 1000 + first), Timestamp(NOW.0 - 1000 + last));
+        let want = want.iter().filter(|key| types.contains(key.event_type) && span.contains(&key.position));
+        let (total, offset) = (want.clone().count(), page * per_page);
+        let request = PageRequest {
+            types,
+            span: span.clone(),
+            campaign: None,
+            offset: offset as u64,
+            limit: *per_page,
+        };
+        let read = read_page(SHARED.store.as_ref(), &timeline, &request).await.unwrap();
+        assert_eq!(read.total, total as u64, "{request:?}");
+        let page = want.skip(offset).take(*per_page);
+        assert!(read.rows.iter().map(|row| &row.key).eq(page), "{request:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+    /// Any rows, in any batches, with repeats among them: every page of any filter is that of a plain list, and so is its total.
+    #[test]
+    fn every_page_of_any_timeline_is_that_of_a_plain_list(
+        batches in proptest::collection::vec(proptest::collection::vec((0_i64..20, "[ab]{1,2}", 0_usize..15), 1..16), 1..5),
+        asked in proptest::collection::vec((any::<u16>(), -1_i64..21, -1_i64..21, 0_usize..8, 1_usize..10), 4),
+    ) {
+        SHARED.runtime.block_on(judge(&batches, &asked));
     }
 }

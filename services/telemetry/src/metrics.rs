@@ -38,6 +38,10 @@ metrics! {
         "backstamp_offset_commits_total", "Offset commits: done, refused (the partition was lost meanwhile), failed.";
     REBALANCES: IntCounterVec = |name, help| counters(name, help, &["topic", "kind"]),
         "backstamp_rebalances_total", "Partitions assigned and revoked.";
+    OFFSETS_LOST: IntCounterVec = |name, help| counters(name, help, &["topic", "partition"]),
+        "backstamp_offsets_lost_total", "Records that the log had removed before they were read: its retention is too short, or somebody deleted them.";
+    LOG_RESTARTS: IntCounterVec = |name, help| counters(name, help, &["topic", "partition"]),
+        "backstamp_log_restarts_total", "Times that a partition's log was found to begin anew, because its topic was deleted and created again. What was not read of the old one is gone.";
     BATCH_RECORDS: HistogramVec = |name, help| histograms(name, help, &["stage"], COUNTS),
         "backstamp_batch_records", "Records in a batch, by stage: place, own.";
     BATCH_SECONDS: HistogramVec = |name, help| histograms(name, help, &["stage"], SECONDS),
@@ -48,6 +52,8 @@ metrics! {
         "backstamp_store_errors_total", "Requests to the store that failed, by statement.";
     RETRIES: IntCounterVec = |name, help| counters(name, help, &["step"]),
         "backstamp_retries_total", "Steps of ingest tried again because the store or the log failed.";
+    BLOCKED: IntGaugeVec = |name, help| gauges(name, help, &["step"]),
+        "backstamp_blocked_steps", "Steps of ingest that have failed and not gone through since. Nothing behind them is committed meanwhile.";
     LOG_ERRORS: IntCounterVec = |name, help| counters(name, help, &["operation"]),
         "backstamp_log_errors_total", "Requests to the event log that failed, by operation.";
     TREES: IntCounterVec = |name, help| counters(name, help, &["change"]),

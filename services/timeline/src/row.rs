@@ -564,7 +564,10 @@ pub fn decode_placed(message: &[u8]) -> Result<(Vec<PlacedRow>, Timestamp), Dama
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
+
     use crate::event::decode_event;
+    use crate::send::{SendFacts, join};
     use proptest::prelude::*;
 
     const NOW: Timestamp = Timestamp(1_790_000_000_000);
@@ -645,6 +648,71 @@ mod tests {
         );
         assert_eq!(decode_placed(&encode_placed(&rows, NOW)), Ok((rows.clone(), NOW)));
         assert!(decode_placed(&encode_placed(&rows, NOW)[..40]).is_err());
+    }
+
+    /// What of a message's fields somebody says: a bit for each of contact, email, campaign, automation, list, step.
+    fn said(bits: u8, by: &str) -> String {
+        let fields = [
+            ("contact_id", "123e4567-e89b-12d3-a456-426614174000".to_owned()),
+            ("email", format!("{by}@example.com")),
+            ("campaign_id", format!("c_{by}")),
+            ("automation_id", format!("a_{by}")),
+            ("list_id", format!("l_{by}")),
+            ("step_id", format!("s_{by}")),
+        ];
+        let said = fields.iter().enumerate().filter(|(at, _)| bits & 1 << at != 0);
+        said.map(|(_, (name, value))| format!(r#""{name}":"{value}","#)).collect()
+    }
+
+    /// The rows that stand once `writes` were done in their order: of one place the one of the greatest stamp.
+    fn fold<'a>(
+        writes: impl Iterator<Item = &'a PlacedRow>,
+    ) -> BTreeMap<(TimelineId, RowKey), &'a PlacedRow> {
+        let mut stand = BTreeMap::<_, &PlacedRow>::new();
+        for row in writes {
+            let place = stand.entry((row.timeline.clone(), row.key.clone())).or_insert(row);
+            if row.stamp > place.stamp {
+                *place = row;
+            }
+        }
+        stand
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        /// An event before its `send`, with it or after it, and repeated in between: the rows that stand in the end are the same.
+        #[test]
+        fn an_event_folds_to_the_same_rows_in_any_order(
+            own in 0_u8..64, sent in 0_u8..64, of in 0_usize..15, ages in proptest::collection::vec(0_i64..1 << 30, 1..5), turn in 0_usize..5,
+        ) {
+            let name = EventType::ALL[of].name();
+            let more = r#""url":"https://a.example/","purchase":{"order_uuid":"o","product_uuid":"p","product_name":"Pro","is_subscription":true}"#;
+            let json = |fields: String, kind: &str| format!(
+                r#"{{"id":"e1","account_id":"a","occurred_at":"2026-04-17T14:23:05Z","message_id":"m",{fields}"type":"{kind}",{more}}}"#
+            );
+            let event = decode_event(json(said(own, "own"), name).as_bytes(), NOW).expect("valid");
+            let send = decode_event(json(said(sent, "sent"), "send").as_bytes(), NOW).expect("valid");
+            let joined = join(&event, &SendFacts::of(&send));
+            prop_assert_eq!(&join(&joined, &SendFacts::of(&send)), &joined);
+            let first = ages.iter().min().expect("one");
+            let at = |age: i64| event.at.plus_ms(age);
+            let mut writes: Vec<PlacedRow> = Vec::new();
+            for age in &ages {
+                writes.extend(project(&event, at(*age), Placing::Incomplete));
+                writes.extend(project(&joined, at(*age), Placing::Completed));
+            }
+            let turn = turn % writes.len().max(1);
+            writes.rotate_left(turn);
+            let complete = project(&joined, at(*first), Placing::Complete);
+            for stands in [fold(writes.iter()), fold(writes.iter().rev())] {
+                prop_assert_eq!(stands.len(), complete.len());
+                for row in &complete {
+                    let stood = stands[&(row.timeline.clone(), row.key.clone())];
+                    prop_assert_eq!((&stood.body, stood.stamp), (&row.body, row.stamp));
+                }
+            }
+        }
     }
 
     proptest! {

@@ -2,10 +2,9 @@
 
 use anyhow::ensure;
 use reqwest::Method;
-use reqwest::header::HeaderMap;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{event, minutes_ago, new_id};
+use super::new_id;
 use crate::client::{Client, Reply, send};
 use crate::model::Endpoint;
 use crate::stack::{Account, PATIENCE, PERMISSIONS, Stack, path};
@@ -126,59 +125,6 @@ pub async fn each_permission_opens_its_own_endpoint(stack: &Stack) {
             }
         }
     }
-}
-
-/// Another account's ids answer exactly as ids that nobody has.
-pub async fn what_is_anothers_is_unknown(stack: &Stack) {
-    let (account, other) = (stack.account().await, stack.account().await);
-    let (campaign, contact) = (new_id(), new_id());
-    let more = json!({
-        "contact_id": contact, "campaign_id": campaign, "list_id": "l", "email": "a@example.com", "message_id": "m",
-    });
-    account.publish(&[event("e", "send", minutes_ago(2), &more)]).await;
-    account
-        .refer(&[
-            json!({ "kind": "campaign", "id": campaign, "name": "Secret" }),
-            json!({ "kind": "contact", "id": contact, "email": "secret@example.com" }),
-            json!({ "kind": "list", "id": "l", "name": "Secret" }),
-        ])
-        .await;
-    account.campaign_has(&campaign, &["e"]).await;
-    account.contact_has(&contact, &["e"]).await;
-    for query in ["", "page=7&per_page=3", "type=sent", "type=nonsense", "page=0", "contact_id=x", "from=x"] {
-        for (endpoint, taken) in [(Endpoint::Campaign, &campaign), (Endpoint::Contact, &contact)] {
-            let foreign = other.get(&path(endpoint, taken, query)).await;
-            let unknown = other.get(&path(endpoint, &new_id(), query)).await;
-            assert!(foreign.status >= 400, "{query}: {}", foreign.body);
-            assert_eq!((foreign.status, &foreign.body), (unknown.status, &unknown.body), "{query}");
-            assert_eq!(lasting(&foreign.headers), lasting(&unknown.headers), "{query}");
-        }
-    }
-    // Nor does another account's contact, list, message or name come through the account's own.
-    let own = json!({ "contact_id": contact, "campaign_id": "own", "list_id": "l" });
-    other.publish(&[event("o", "subscribe", minutes_ago(1), &own)]).await;
-    other
-        .publish(&[event("p", "open", minutes_ago(1), &json!({ "campaign_id": "own", "message_id": "m" }))])
-        .await;
-    let rows = other.contact_has(&contact, &["o"]).await;
-    assert_eq!(rows[0]["list"], json!({ "uuid": "l", "name": null }));
-    let rows = other.campaign_has("own", &["p"]).await;
-    assert_eq!((&rows[0]["contact_id"], &rows[0]["email"]), (&Value::Null, &Value::Null));
-    let reply = other.campaign("own", &format!("contact_id={contact}")).await;
-    assert_eq!((reply.status, &reply.body["meta"]["total"]), (200, &json!(0)));
-}
-
-/// The headers but for those that differ from one request to the next.
-fn lasting(headers: &HeaderMap) -> Vec<(String, String)> {
-    let mut headers: Vec<_> = headers
-        .iter()
-        .filter(|(name, _)| {
-            !["x-request-id", "date", "x-ratelimit-remaining", "x-ratelimit-reset"].contains(&name.as_str())
-        })
-        .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
-        .collect();
-    headers.sort();
-    headers
 }
 
 /// A key that is revoked stops working on every process, and no other key does.

@@ -1,11 +1,10 @@
 //! What a row shows, and which events show where.
 
 use chrono::{DateTime, Utc};
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{event, minutes_ago, new_id, noon, shown};
-use crate::client::{Client, send};
+use crate::client::Client;
 use crate::stack::{Account, Stack, shown_uuid};
 
 /// UTC and whole seconds, cut and not rounded, whatever the zone and fraction that came.
@@ -105,16 +104,13 @@ pub async fn list_management_clicks_are_on_neither(stack: &Stack) {
     publish_clicks(&account, &contact, &clicks).await;
     account.campaign_has("c", &["click_1", "click_4", "click_5"]).await;
     account.contact_has(&contact, &["click_1", "click_4", "click_5"]).await;
-    let mut counted = String::new();
+    // Every service shows it, ingest counts it.
+    let mut count = 0.0;
     for (_, service) in stack.services() {
         let ops = Client::new(service.ops_url()).expect("a client");
-        let reply = send(ops.request(Method::GET, "/metrics")).await.expect("an answer");
-        counted += reply.body.as_str().expect("text");
+        let counted = ops.metric("backstamp_events_total", "outcome=\"list_management_click\"").await;
+        count += counted.expect("an answer");
     }
-    let metric = "backstamp_events_total{outcome=\"list_management_click\"} ";
-    let counts = counted.lines().filter_map(|line| line.strip_prefix(metric)?.parse::<f64>().ok());
-    // Every service shows it, ingest counts it.
-    let count: f64 = counts.sum();
     assert!(count >= 2.0, "{count}");
 }
 

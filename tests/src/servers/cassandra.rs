@@ -7,8 +7,8 @@ use anyhow::Result;
 use scylla::client::session_builder::SessionBuilder;
 
 use super::java::Java;
-use super::server::{self, Server};
-use super::{Profile, jars};
+use super::server::{self, Node, Recipe};
+use super::{Cassandra, Extras, Profile, jars};
 use crate::{scratch, unique_name};
 
 const POM: &str = include_str!("../../servers/cassandra.pom.xml");
@@ -17,8 +17,8 @@ const LOG_SETTINGS: &str = include_str!("../../servers/logback.xml");
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Starts a node with no data, and returns its CQL address with it.
-pub(super) fn start(profile: Profile) -> Result<(String, Server)> {
+/// Starts a node with no data.
+pub(super) fn start(profile: Profile, extras: &Extras) -> Result<Cassandra> {
     let java = Java::find()?;
     let jars = jars::fetch("cassandra", POM)?;
     server::on_free_ports(|[port, storage_port]| {
@@ -26,7 +26,7 @@ pub(super) fn start(profile: Profile) -> Result<(String, Server)> {
         let cluster = unique_name("tests");
         let settings = server::write_settings(
             &directory.join("cassandra.yaml"),
-            SETTINGS,
+            &format!("{SETTINGS}\n{}\n", extras.settings),
             &[
                 ("@CLUSTER@", &cluster),
                 ("@DIR@", &directory.display().to_string()),
@@ -38,25 +38,34 @@ pub(super) fn start(profile: Profile) -> Result<(String, Server)> {
         fs::write(directory.join("logback.xml"), LOG_SETTINGS)?;
 
         let classpath = format!("{}:{}/*", directory.display(), jars.display());
-        let mut node = java.command(profile, &directory, &classpath);
-        match profile {
-            Profile::Tests => node.args(["-Xms256m", "-Xmx1g"]),
-            Profile::Benchmark => node.args(["-Xms2g", "-Xmx2g"]).args(COLLECTOR),
+        let log = directory.join("server.log");
+        let command = {
+            let (java, extras) = (java.clone(), extras.clone());
+            move || {
+                let mut node = java.command(profile, &directory, &classpath);
+                node.envs(extras.environment.iter().cloned());
+                match profile {
+                    Profile::Tests => node.args(["-Xms256m", "-Xmx1g"]),
+                    Profile::Benchmark => node.args(["-Xms2g", "-Xmx2g"]).args(COLLECTOR),
+                };
+                node.arg("-Djava.security.manager=allow");
+                node.args(EXPORTED.map(|package| format!("--add-exports={package}=ALL-UNNAMED")));
+                node.args(OPENED.map(|package| format!("--add-opens={package}=ALL-UNNAMED")));
+                node.arg(format!("-Djna.tmpdir={}", directory.display()));
+                node.arg(format!("-Dcassandra.storagedir={}", directory.display()));
+                node.arg(format!("-Dcassandra.config=file://{}", settings.display()));
+                node.args(["-Dcassandra-foreground=yes", "-Dcassandra.skip_wait_for_gossip_to_settle=0"]);
+                node.args(["-Dcassandra.ring_delay_ms=0", "org.apache.cassandra.service.CassandraDaemon"]);
+                node
+            }
         };
-        node.arg("-Djava.security.manager=allow");
-        node.args(EXPORTED.map(|package| format!("--add-exports={package}=ALL-UNNAMED")));
-        node.args(OPENED.map(|package| format!("--add-opens={package}=ALL-UNNAMED")));
-        node.arg(format!("-Djna.tmpdir={}", directory.display()));
-        node.arg(format!("-Dcassandra.storagedir={}", directory.display()));
-        node.arg(format!("-Dcassandra.config=file://{}", settings.display()));
-        node.args(["-Dcassandra-foreground=yes", "-Dcassandra.skip_wait_for_gossip_to_settle=0"]);
-        node.args(["-Dcassandra.ring_delay_ms=0", "org.apache.cassandra.service.CassandraDaemon"]);
-
         let contact = format!("127.0.0.1:{port}");
-        let server = server::start(node, &directory.join("server.log"), || {
-            server::accepts(port) && answers(&contact, &cluster)
-        })?;
-        Ok((contact, server))
+        let answers = {
+            let contact = contact.clone();
+            move || server::accepts(port) && answers(&contact, &cluster)
+        };
+        let node = Node::start(log, Recipe { command: Box::new(command), answers: Box::new(answers) })?;
+        Ok(Cassandra { contact, node: Some(node) })
     })
 }
 

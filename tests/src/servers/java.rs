@@ -18,6 +18,7 @@ const TEST_OPTIONS: [&str; 2] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 const BENCHMARK_OPTIONS: [&str; 2] = ["-XX:+UseG1GC", "-server"];
 
 /// A Java that is new enough.
+#[derive(Clone)]
 pub struct Java {
     path: PathBuf,
 }

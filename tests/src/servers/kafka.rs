@@ -7,8 +7,8 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::java::Java;
-use super::server::{self, Server};
-use super::{Profile, jars};
+use super::server::{self, Node, Recipe};
+use super::{Extras, Kafka, Profile, jars};
 use crate::scratch;
 
 const POM: &str = include_str!("../../servers/kafka.pom.xml");
@@ -17,20 +17,22 @@ const SETTINGS: &str = include_str!("../../servers/server.properties");
 const FORMAT_TIMEOUT: Duration = Duration::from_secs(60);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Starts a node with no data, and returns its bootstrap address with it.
-pub(super) fn start(profile: Profile) -> Result<(String, Server)> {
+/// Starts a node with no data.
+pub(super) fn start(profile: Profile, extras: &Extras) -> Result<Kafka> {
     let java = Java::find()?;
     let jars = jars::fetch("kafka", POM)?;
     let classpath = format!("{}/*", jars.display());
-    server::on_free_ports(|[port, controller_port]| {
+    server::on_free_ports(|[port, second_port, controller_port]| {
         let directory = scratch::directory("kafka");
         let log = directory.join("server.log");
         let settings = server::write_settings(
             &directory.join("server.properties"),
-            SETTINGS,
+            &format!("{SETTINGS}\n{}\n", extras.settings),
             &[
                 ("@DIR@", &directory.display().to_string()),
                 ("@PORT@", &port.to_string()),
+                ("@SECOND_PORT@", &second_port.to_string()),
+                ("@ADVERTISED_PORT@", &extras.advertised_port.unwrap_or(second_port).to_string()),
                 ("@CONTROLLER_PORT@", &controller_port.to_string()),
             ],
         )?;
@@ -44,15 +46,26 @@ pub(super) fn start(profile: Profile) -> Result<(String, Server)> {
             return Err(server::failure("its storage cannot be formatted", &log));
         }
 
-        let mut node = java.command(profile, &directory, &classpath);
-        node.args(match profile {
-            Profile::Tests => ["-Xms128m", "-Xmx512m"],
-            Profile::Benchmark => ["-Xms1g", "-Xmx1g"],
-        });
-        node.arg("kafka.Kafka").arg(&settings);
         let bootstrap = format!("127.0.0.1:{port}");
-        let server = server::start(node, &log, || server::accepts(port) && answers(&bootstrap, &cluster))?;
-        Ok((bootstrap, server))
+        let command = {
+            let (java, classpath, extras) = (java.clone(), classpath.clone(), extras.clone());
+            move || {
+                let mut node = java.command(profile, &directory, &classpath);
+                node.envs(extras.environment.iter().cloned());
+                node.args(match profile {
+                    Profile::Tests => ["-Xms128m", "-Xmx512m"],
+                    Profile::Benchmark => ["-Xms1g", "-Xmx1g"],
+                });
+                node.arg("kafka.Kafka").arg(&settings);
+                node
+            }
+        };
+        let answers = {
+            let bootstrap = bootstrap.clone();
+            move || server::accepts(port) && answers(&bootstrap, &cluster)
+        };
+        let node = Node::start(log, Recipe { command: Box::new(command), answers: Box::new(answers) })?;
+        Ok(Kafka { bootstrap, second_bootstrap: format!("127.0.0.1:{second_port}"), node: Some(node) })
     })
 }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,94 @@ impl Server {
     pub fn end(mut self, signal: i32, within: Duration) -> io::Result<Option<ExitStatus>> {
         process::send_signal(&mut self.process, signal)?;
         process::wait_until(&mut self.process, Instant::now() + within)
+    }
+}
+
+/// A server that can be killed, held, and started again on its data.
+pub struct Node {
+    /// Missing while it is down.
+    server: Option<Server>,
+    log: PathBuf,
+    recipe: Arc<Recipe>,
+}
+
+/// How a node is started, and how it is known to answer.
+pub struct Recipe {
+    /// Makes its command.
+    pub command: Box<dyn Fn() -> Command + Send + Sync>,
+    /// Whether it answers.
+    pub answers: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Node {
+    /// Starts it as `recipe` says, and waits until it answers. It logs to `log`.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`].
+    pub fn start(log: PathBuf, recipe: Recipe) -> Result<Node> {
+        let server = start((recipe.command)(), &log, &recipe.answers)?;
+        Ok(Node { server: Some(server), log, recipe: Arc::new(recipe) })
+    }
+
+    /// The number of its process.
+    ///
+    /// # Panics
+    ///
+    /// While it is down.
+    pub fn pid(&self) -> u32 {
+        self.server.as_ref().expect("the server is not down").pid()
+    }
+
+    /// Kills it: SIGKILL. Returns when it is gone.
+    pub fn kill9(&mut self) {
+        self.server = None;
+    }
+
+    /// Holds it where it is: SIGSTOP. Returns when it stands still.
+    ///
+    /// # Panics
+    ///
+    /// Where it has ended.
+    pub fn stop(&mut self) {
+        let server = self.server.as_mut().expect("the server is not down");
+        process::stop(&mut server.process).expect("a server that runs can be held");
+    }
+
+    /// Lets it go on after [`stop`](Self::stop): SIGCONT.
+    ///
+    /// # Panics
+    ///
+    /// Where it has ended.
+    pub fn cont(&mut self) {
+        let server = self.server.as_mut().expect("the server is not down");
+        process::send_signal(&mut server.process, libc::SIGCONT).expect("a server that runs goes on");
+    }
+
+    /// Whether its process has ended by itself, or was killed.
+    pub fn has_ended(&mut self) -> bool {
+        let ended =
+            |server: &mut Server| server.process.try_wait().expect("a child of ours can be asked").is_some();
+        self.server.as_mut().is_none_or(ended)
+    }
+
+    /// Starts it again on its data, killed before if need be, and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not start: with what its log says.
+    pub async fn start_again(&mut self) {
+        self.kill9();
+        let (log, recipe) = (self.log.clone(), Arc::clone(&self.recipe));
+        let starting =
+            tokio::task::spawn_blocking(move || start((recipe.command)(), &log, &recipe.answers)).await;
+        let server = starting.expect("starting a server does not panic");
+        self.server = Some(server.unwrap_or_else(|error| panic!("it does not start again: {error:#}")));
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 }
 

@@ -414,6 +414,69 @@ async fn topics_are_created_once_with_their_settings_and_others_are_looked_over(
     );
 }
 
+#[tokio::test]
+async fn records_that_are_removed_under_a_reader_are_counted_and_it_goes_on_behind_them() {
+    const PARTITION: i32 = 7;
+    let log = Log::with_events(PARTITION + 1, 0).await;
+    // Far more than a client fetches ahead.
+    let random = |_| Outgoing {
+        partition: Some(PARTITION),
+        ..Outgoing::new(Topic::Events, None, Some((0..2000).map(|_| rand::random()).collect()))
+    };
+    log.appender().append((0..3000).map(random).collect()).await.unwrap();
+    let lost = || telemetry::metrics::OFFSETS_LOST.with_label_values(&[EVENTS, &PARTITION.to_string()]).get();
+    let before = lost();
+    let consumer = log.consumer();
+    let mut read = offsets(&next_records(&consumer, BatchLimits { records_max: 10, ..LIMITS }).await.records);
+    log.topics.remove_before(EVENTS, &BTreeMap::from([(PARTITION, 2500)])).await;
+    while read.last() != Some(&2999) {
+        read.extend(offsets(&next_records(&consumer, LIMITS).await.records));
+    }
+    let ahead = read.iter().take_while(|offset| **offset < 2500).count();
+    assert!(
+        read.iter().copied().eq((0..i64::try_from(ahead).unwrap()).chain(2500..3000)),
+        "{ahead} were fetched ahead"
+    );
+    eventually(PATIENCE, async || {
+        let (lost, removed) = (lost() - before, 2500 - ahead as u64);
+        anyhow::ensure!(lost == removed, "{lost} are counted, {removed} were removed unread");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_topic_that_is_created_again_is_read_from_its_start_by_a_reader_that_was_further() {
+    let log = Log::with_events(1, 300).await;
+    let consumer = log.consumer();
+    let mut read = Vec::new();
+    while read.len() < 300 {
+        let batch = next_records(&consumer, LIMITS).await;
+        read.extend(offsets(&batch.records));
+        consumer.commit(&[(0, batch.claims[&0], read.last().unwrap() + 1)]).await.unwrap();
+    }
+    log.topics.delete(&[EVENTS]).await;
+    let settings = TopicSettings { events_partitions: 1, ..TopicSettings::default() };
+    eventually(PATIENCE, async || {
+        let report = ensure_topics(&log.config, &settings).await?;
+        anyhow::ensure!(report.created.contains(&log.topics.name(EVENTS)), "{report:?}");
+        Ok(())
+    })
+    .await;
+    log.publish(0..1, 0..50).await;
+    let mut again = Vec::new();
+    while again.len() < 50 {
+        // That the topic is missing is told in between.
+        let Ok(batch) = timeout(PATIENCE, consumer.next_batch(LIMITS)).await.unwrap() else { continue };
+        again.extend(offsets(&batch.records));
+        if let (Some(last), Some(claim)) = (again.last(), batch.claims.get(&0)) {
+            consumer.commit(&[(0, *claim, last + 1)]).await.unwrap();
+        }
+    }
+    assert!(again.iter().copied().eq(0..50), "{again:?}");
+    assert_eq!(log.committed(0).await, Some(50));
+}
+
 /// A member in a process of its own, which can be stopped: this test program again, with [`stopped_member`]
 /// alone.
 struct OtherProcess {

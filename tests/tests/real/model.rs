@@ -2,13 +2,14 @@
 
 use backstamp_tests::Seed;
 use backstamp_tests::check::Effort;
-use backstamp_tests::history::Knobs;
+use backstamp_tests::client::Client;
+use backstamp_tests::deployment::{Deployment, EVENTS};
+use backstamp_tests::history::{Knobs, Record};
+use backstamp_tests::ledger::Books;
 use backstamp_tests::program::Running;
 use backstamp_tests::trial::Trial;
 use rand::RngExt;
 use rand::rngs::StdRng;
-
-use super::deployment::{Deployment, EVENTS};
 
 const LARGE_HISTORY_EVENTS: usize = 20_000;
 const PARTITIONS_AFTER_GROWTH: usize = 17;
@@ -20,24 +21,20 @@ async fn large_history_is_answered_as_the_model_says_and_repeats_change_nothing(
     let mut rng = seed.rng(3000);
     let deployment = Deployment::new().await;
     let knobs = Knobs::sized(LARGE_HISTORY_EVENTS).with_giant(0.6);
-    let trial = Trial::prepare(rng.random(), &knobs, &deployment.environment().await).await;
+    let trial = Trial::prepare(rng.random(), &knobs, &deployment.environment()).await;
     let records = &trial.history.records;
     let (first, second) = records.split_at(records.len() / 2);
 
     // The first half is there before anybody reads it, so it comes in large batches; the second half comes as it is published.
-    let mut flawed = deployment.publish(first, &mut rng).await;
+    deployment.publish(first, &mut rng).await;
     let _ingests = [deployment.ingest().await, deployment.ingest().await];
     let (_query, client) = deployment.query().await;
     deployment.topics.grow(EVENTS, PARTITIONS_AFTER_GROWTH).await;
-    flawed.extend(deployment.publish(second, &mut rng).await);
-    deployment.wait_until_done().await;
-    deployment.check_dead_letters(&flawed).await;
-    trial.judge(&client, &mut rng, &Effort { filters: 10, ..Effort::thorough() }).await;
+    deployment.publish(second, &mut rng).await;
+    balance(&deployment, &trial, records, &client, &mut rng, 10).await;
 
-    flawed.extend(deployment.publish(records, &mut rng).await);
-    deployment.wait_until_done().await;
-    deployment.check_dead_letters(&flawed).await;
-    trial.judge(&client, &mut rng, &Effort { filters: 4, ..Effort::thorough() }).await;
+    deployment.publish(records, &mut rng).await;
+    balance(&deployment, &trial, &[records.as_slice(), records].concat(), &client, &mut rng, 4).await;
     deployment.remove().await;
 }
 
@@ -65,31 +62,39 @@ async fn killed_joining_leaving_and_late_ingests_lose_nothing_and_double_nothing
     let (mut rng, mut sender_rng) = (seed.rng(4000), seed.rng(4001));
     let deployment = Deployment::new().await;
     let knobs = Knobs::sized(KILLED_HISTORY_EVENTS).with_giant(0.6);
-    let trial = Trial::prepare(rng.random(), &knobs, &deployment.environment().await).await;
+    let trial = Trial::prepare(rng.random(), &knobs, &deployment.environment()).await;
     let records = &trial.history.records;
     let mut ingests = vec![deployment.ingest().await, deployment.ingest().await];
     let (_query, client) = deployment.query().await;
 
     let disturbances = [Kill, Join, Kill, Leave, Kill, Kill, Stop];
-    let (mut flawed, ()) = tokio::join!(
+    tokio::join!(
         deployment.publish(records, &mut sender_rng),
         disturb(&deployment, &mut ingests, records.len(), &disturbances, &mut rng),
     );
     deployment.wait_until_done().await;
     // It wakes up with a batch in its hands that others have done.
     ingests[0].cont();
-    deployment.check_dead_letters(&flawed).await;
-    trial.judge(&client, &mut rng, &Effort { filters: 10, ..Effort::thorough() }).await;
+    balance(&deployment, &trial, records, &client, &mut rng, 10).await;
 
-    let (repeated, ()) = tokio::join!(
+    tokio::join!(
         deployment.publish(records, &mut sender_rng),
         disturb(&deployment, &mut ingests, records.len(), &[Kill, Kill], &mut rng),
     );
-    flawed.extend(repeated);
-    deployment.wait_until_done().await;
-    deployment.check_dead_letters(&flawed).await;
-    trial.judge(&client, &mut rng, &Effort { filters: 4, ..Effort::thorough() }).await;
+    balance(&deployment, &trial, &[records.as_slice(), records].concat(), &client, &mut rng, 4).await;
     deployment.remove().await;
+}
+
+async fn balance(
+    deployment: &Deployment,
+    trial: &Trial,
+    acknowledged: &[Record],
+    client: &Client,
+    rng: &mut StdRng,
+    filters: usize,
+) {
+    let books = Books { deployment, keys: &trial.keys, acknowledged, gone: &[], client };
+    books.balance(rng, &Effort { filters, ..Effort::thorough() }).await;
 }
 
 /// Does all of `disturbances`, each when a random part of `count` more records has been published.

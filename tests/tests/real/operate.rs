@@ -5,14 +5,13 @@ use std::time::Duration;
 use anyhow::ensure;
 use backstamp_tests::client::{Client, send};
 use backstamp_tests::contract::{event, minutes_ago, new_id};
+use backstamp_tests::deployment::{Deployment, EVENTS};
 use backstamp_tests::model::Endpoint;
 use backstamp_tests::program::{Output, Program};
 use backstamp_tests::stack::{PATIENCE, PERMISSIONS, Stack, path};
 use backstamp_tests::{eventually, servers, unique_name};
 use reqwest::Method;
 use serde_json::{Value, json};
-
-use super::deployment::{Deployment, EVENTS};
 
 fn report(output: &Output) -> Value {
     serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {output}"))
@@ -170,7 +169,7 @@ async fn a_dead_letter_is_retried_once_whoever_asks_and_whatever_crashed() {
 async fn the_ledger_is_proved_and_mended_and_an_event_is_explained() {
     let deployment = Deployment::new().await;
     let ingest = deployment.ingest().await;
-    let environment: Vec<(&str, &str)> = deployment.environment().await;
+    let environment: Vec<(&str, &str)> = deployment.environment();
     let account = unique_name("acc");
     let topics = &deployment.topics;
     let publish = async |id: &str, kind: &str, minutes: i64, more: Value| {
@@ -286,7 +285,7 @@ async fn the_ledger_is_proved_and_mended_and_an_event_is_explained() {
 async fn a_contact_is_forgotten_and_stays_so() {
     let deployment = Deployment::new().await;
     let ingest = deployment.ingest().await;
-    let environment: Vec<(&str, &str)> = deployment.environment().await;
+    let environment: Vec<(&str, &str)> = deployment.environment();
     let account = unique_name("acc");
     let topics = &deployment.topics;
     let contacts: Vec<String> = (0..4).map(|_| new_id()).collect();
@@ -406,7 +405,7 @@ async fn a_contact_is_forgotten_and_stays_so() {
 async fn projections_are_rebuilt_beside_the_live_ones_and_compared() {
     let deployment = Deployment::new().await;
     let old_ingest = deployment.ingest().await;
-    let environment: Vec<(&str, &str)> = deployment.environment().await;
+    let environment: Vec<(&str, &str)> = deployment.environment();
     let account = unique_name("acc");
     let topics = &deployment.topics;
     let contacts: Vec<String> = (0..7).map(|_| new_id()).collect();

@@ -16,6 +16,8 @@ const JANE: &str = "123e4567-e89b-12d3-a456-426614174000";
 const METHODS: [&str; 7] = ["get", "head", "options", "post", "put", "patch", "delete"];
 /// What no client brings about on a server that is well; tested where the store and the log are taken away.
 const UNREACHABLE: u16 = 503;
+/// It takes three quarters of a minute to be as slow; the hostile tests are.
+const TOO_SLOW: u16 = 408;
 
 #[test]
 fn every_example_fits_its_own_schema() {
@@ -170,7 +172,7 @@ async fn every_documented_answer_is_given_as_documented_and_nothing_else_is_serv
         documented.entry(template).or_default().insert(method);
         for (status, answer) in answers {
             // A method that is there is never refused: 405 is what the others answer, below.
-            if [UNREACHABLE, 405].contains(&status) {
+            if [UNREACHABLE, TOO_SLOW, 405].contains(&status) {
                 continue;
             }
             let is_campaigns = template.contains("campaigns") || template == "/v1/events";

@@ -21,7 +21,7 @@ use timeline::Timestamp;
 use crate::record::{Incoming, Outgoing, Topic};
 
 pub(super) const MAGIC: [u8; 4] = [0xff, 0xb5, 0x4c, 0x01];
-const HEADER_BYTES: usize = 12;
+pub(super) const HEADER_BYTES: usize = 12;
 const BODY_FIXED_BYTES: usize = 22;
 /// The longest body: far above what the intake takes.
 const BODY_BYTES_MAX: usize = 64 << 20;
@@ -130,7 +130,7 @@ pub(super) fn decode(bytes: &Bytes) -> Result<Stored, NoRecord> {
     })
 }
 
-fn checksum(length: &[u8], body: &[u8]) -> u32 {
+pub(super) fn checksum(length: &[u8], body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(length);
     hasher.update(body);

@@ -33,7 +33,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance}
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::statistics::{self, Statistics};
-use telemetry::metrics::{LAG_MESSAGES, REBALANCES};
+use telemetry::metrics::{LAG_MESSAGES, LOG_RESTARTS, OFFSETS_LOST, REBALANCES};
 use timeline::Timestamp;
 use tokio::sync::Notify;
 
@@ -72,13 +72,36 @@ struct State {
     /// To be told for ever.
     broken: Option<String>,
     lag: HashMap<i32, i64>,
+    /// Offsets that were left out between two records: compaction does that, and retention.
+    gaps: Vec<Gap>,
 }
 
 struct Held {
     claim: Claim,
     queue: PartitionQueue<Group>,
-    /// What was read ends here. librdkafka may fetch a record again around a rebalance.
-    position: i64,
+    /// What was read ends here. Nothing is read before it is known where that starts.
+    position: Option<i64>,
+    /// When the last record that was read was appended.
+    read_until: Timestamp,
+}
+
+/// Offsets of a partition that did not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Gap {
+    partition: i32,
+    from: i64,
+    to: i64,
+}
+
+/// What the broker says of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// The offset that the group has committed last, if any.
+    pub(super) committed: Option<i64>,
+    /// The first offset that is there.
+    pub(super) start: i64,
+    /// The one after the last.
+    pub(super) end: i64,
 }
 
 /// What [`Assignment::read`] found.
@@ -156,6 +179,67 @@ impl Assignment {
         locked(&self.gate)
     }
 
+    /// The partitions of which it is to be asked how they stand: those that were just assigned, and those with gaps.
+    pub(super) fn questions(&self) -> Vec<i32> {
+        let state = locked(&self.state);
+        let new =
+            state.held.iter().filter(|(_, held)| held.position.is_none()).map(|(partition, _)| *partition);
+        let mut partitions: Vec<i32> = new.chain(state.gaps.iter().map(|gap| gap.partition)).collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        partitions
+    }
+
+    /// Takes the answers to [`questions`](Assignment::questions). The log leaves out what its retention has removed, and begins anew
+    /// where its topic was created again, without a word: here both are told.
+    pub(super) fn answers(&self, standings: &HashMap<i32, Standing>) {
+        let mut state = locked(&self.state);
+        for (partition, standing) in standings {
+            let Some(held) = state.held.get_mut(partition).filter(|held| held.position.is_none()) else {
+                continue;
+            };
+            let Standing { committed, start, end } = *standing;
+            held.position = Some(match committed {
+                Some(committed) if committed > end => {
+                    tell_restart(self.topic, *partition, committed);
+                    start
+                }
+                Some(committed) => {
+                    self.tell_lost(Gap { partition: *partition, from: committed, to: start });
+                    committed.max(start)
+                }
+                None => start,
+            });
+        }
+        state.gaps.retain(|gap| {
+            let standing = standings.get(&gap.partition);
+            if let Some(standing) = standing {
+                self.tell_lost(Gap { to: gap.to.min(standing.start), ..*gap });
+            }
+            standing.is_none()
+        });
+        drop(state);
+        self.news.notify_one();
+    }
+
+    fn tell_lost(&self, Gap { partition, from, to }: Gap) {
+        let Some(records) =
+            to.checked_sub(from).and_then(|lost| u64::try_from(lost).ok()).filter(|lost| *lost > 0)
+        else {
+            return;
+        };
+        let topic = self.topic.name();
+        OFFSETS_LOST.with_label_values(&[topic, &partition.to_string()]).inc_by(records);
+        tracing::error!(
+            topic,
+            partition,
+            from,
+            to,
+            records,
+            "the log had removed records before they were read"
+        );
+    }
+
     fn grant(&self, queues: Vec<(i32, PartitionQueue<Group>)>) {
         let count = queues.len();
         let mut state = locked(&self.state);
@@ -164,7 +248,12 @@ impl Assignment {
             queue.set_nonempty_callback(move || news.notify_one());
             let claim = new_claim();
             tracing::info!(topic = self.topic.name(), partition, claim = claim.0, "partition assigned");
-            state.held.insert(partition, Held { claim, queue, position: i64::MIN });
+            let held = Held { claim, queue, position: None, read_until: Timestamp(i64::MIN) };
+            state.held.insert(partition, held);
+            // There from the start: absent is not 0.
+            for told in [&OFFSETS_LOST, &LOG_RESTARTS] {
+                told.with_label_values(&[self.topic.name(), &partition.to_string()]).inc_by(0);
+            }
         }
         state.changed = true;
         drop(state);
@@ -176,7 +265,7 @@ impl Assignment {
     /// theirs can be sent.
     pub(super) fn revoke(&self, partitions: Option<&[i32]>, kind: &'static str) {
         let mut state = locked(&self.state);
-        let State { held, read, read_bytes, lag, .. } = &mut *state;
+        let State { held, read, read_bytes, lag, gaps, .. } = &mut *state;
         let gone: BTreeMap<i32, Held> = match partitions {
             None => std::mem::take(held),
             Some(partitions) => {
@@ -186,6 +275,8 @@ impl Assignment {
         read.retain(|record| held.contains_key(&record.partition));
         *read_bytes = read.iter().map(Incoming::size).sum();
         lag.retain(|partition, _| held.contains_key(partition));
+        // A partition that is held by somebody else may begin anew before it is asked for.
+        gaps.retain(|gap| held.contains_key(&gap.partition));
         state.changed |= !gone.is_empty();
         drop(state);
         // A commit that found the claims current is answered before it leaves the gate; one that comes later
@@ -254,16 +345,26 @@ impl State {
                 break;
             }
             let Some(held) = self.held.get_mut(&partition) else { break };
+            let Some(position) = held.position else { break };
             match held.queue.poll(Duration::ZERO) {
                 None => break,
                 Some(Ok(message)) => {
                     taken = true;
-                    if message.offset() >= held.position {
-                        held.position = message.offset() + 1;
-                        let record = incoming(topic, &message);
-                        self.read_bytes += record.size();
-                        self.read.push(record);
+                    let record = incoming(topic, &message);
+                    // librdkafka may fetch a record again around a rebalance. Of a log that begins anew every record is younger
+                    // than those of the old one.
+                    if record.offset < position && record.appended_at <= held.read_until {
+                        continue;
                     }
+                    if record.offset < position {
+                        tell_restart(topic, partition, position);
+                    } else if record.offset > position {
+                        self.gaps.push(Gap { partition, from: position, to: record.offset });
+                    }
+                    held.position = Some(record.offset + 1);
+                    held.read_until = held.read_until.max(record.appended_at);
+                    self.read_bytes += record.size();
+                    self.read.push(record);
                 }
                 Some(Err(error)) => {
                     taken = true;
@@ -280,6 +381,13 @@ impl State {
         }
         self.failure.take().map_or(Ok(()), Err)
     }
+}
+
+/// A partition's log has begun anew: its topic was deleted and created again.
+fn tell_restart(topic: Topic, partition: i32, position: i64) {
+    let topic = topic.name();
+    LOG_RESTARTS.with_label_values(&[topic, &partition.to_string()]).inc();
+    tracing::error!(topic, partition, position, "the log begins anew: its topic was created again");
 }
 
 pub(super) fn incoming(topic: Topic, message: &BorrowedMessage<'_>) -> Incoming {

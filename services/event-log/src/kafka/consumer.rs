@@ -16,7 +16,7 @@ use telemetry::metrics::COMMITS;
 use tokio::sync::Mutex;
 use tokio::time::timeout_at;
 
-use super::assignment::{Assignment, Found, Group};
+use super::assignment::{Assignment, Found, Group, Standing};
 use super::client::{check_topics, client_error, request_error};
 use super::config::KafkaConfig;
 use crate::consumer::{Batch, BatchLimits, Claim, CommitOutcome, Consumer};
@@ -42,6 +42,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// How long to wait for a commit that is under way.
 const LAST_HOLDER_TIMEOUT: Duration = Duration::from_secs(10);
 const LAST_HOLDER_PAUSE: Duration = Duration::from_millis(5);
+/// How long a broker may take to say how partitions stand, and how long to wait before it is asked again.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+const ASK_RETRY: Duration = Duration::from_millis(500);
 
 impl KafkaConsumer {
     /// Joins the group. Returns before it has: the first batch tells what is assigned.
@@ -164,8 +167,12 @@ struct Member {
 impl Member {
     /// Serves the group until `closing`, then leaves it.
     fn serve(self, closing: &AtomicBool) {
+        let mut ask_from = Instant::now();
         while !closing.load(Ordering::Relaxed) {
             self.poll();
+            if Instant::now() >= ask_from && self.ask().is_err() {
+                ask_from = Instant::now() + ASK_RETRY;
+            }
         }
         // Lets go of the queues, too, which hold the client. The last who has it closes it, and that takes a
         // while.
@@ -185,6 +192,51 @@ impl Member {
             // To drop it would be to skip it.
             Some(Ok(_)) => self.assignment.break_off("a record came past its partition's queue".to_owned()),
         }
+    }
+
+    /// Asks the broker how partitions stand that were just assigned, or of which some records did not come.
+    fn ask(&self) -> Result<(), LogError> {
+        let partitions = self.assignment.questions();
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let standings = self.standings(&partitions).map_err(|error| {
+            let topic = self.topic.name();
+            tracing::warn!(topic, %error, "the broker does not say how partitions stand, trying again");
+            request_error("ask", error)
+        })?;
+        self.assignment.answers(&standings);
+        Ok(())
+    }
+
+    fn standings(&self, partitions: &[i32]) -> Result<HashMap<i32, Standing>, KafkaError> {
+        // What was committed comes first: it is not beyond an end that is asked for later.
+        let committed =
+            self.consumer.committed_offsets(self.list(partitions, Offset::Invalid)?, ASK_TIMEOUT)?;
+        let committed = by_partition(&committed)?;
+        // The protocol takes the two ends of a log in the place of a time: one request for all partitions.
+        let at = |end| {
+            let list = self.consumer.offsets_for_times(self.list(partitions, end)?, ASK_TIMEOUT)?;
+            by_partition(&list)
+        };
+        let (starts, ends) = (at(Offset::Beginning)?, at(Offset::End)?);
+        let standing = |(partition, start): (&i32, &i64)| {
+            let standing = Standing {
+                committed: committed.get(partition).copied(),
+                start: *start,
+                end: *ends.get(partition)?,
+            };
+            Some((*partition, standing))
+        };
+        Ok(starts.iter().filter_map(standing).collect())
+    }
+
+    fn list(&self, partitions: &[i32], offset: Offset) -> Result<TopicPartitionList, KafkaError> {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for partition in partitions {
+            list.add_partition_offset(&self.topic_name, *partition, offset)?;
+        }
+        Ok(list)
     }
 
     fn commit(&self, offsets: &[(i32, Claim, i64)]) -> Result<CommitOutcome, LogError> {
@@ -227,6 +279,18 @@ impl Member {
     fn count(&self, outcome: &str, partitions: usize) {
         COMMITS.with_label_values(&[self.topic.name(), outcome]).inc_by(partitions as u64);
     }
+}
+
+/// The offsets of a list; a partition without one is left out.
+fn by_partition(list: &TopicPartitionList) -> Result<HashMap<i32, i64>, KafkaError> {
+    let mut offsets = HashMap::new();
+    for element in list.elements() {
+        element.error()?;
+        if let Offset::Offset(offset) = element.offset() {
+            offsets.insert(element.partition(), offset);
+        }
+    }
+    Ok(offsets)
 }
 
 /// Whether the broker says that this member is none any more: its claims are about to end. A generation that

@@ -164,7 +164,7 @@ impl Draft<'_> {
         let (campaign, contact) = self.message_of(message);
         // All, some or nothing of what the send knows.
         let own = self.sim.random(0..4);
-        let (says_campaign, says_contact) = (own < 2, own % 2 == 0);
+        let (says_campaign, says_contact) = (own < 2, own.is_multiple_of(2));
         let mut says = String::new();
         if says_campaign {
             says.push_str(&format!(r#","campaign_id":"{campaign}""#));

@@ -243,7 +243,7 @@ impl EventStore for SimStore {
 
     async fn write_tallies(&self, tallies: &[TallyWrite]) -> Result<(), StoreError> {
         let fault = self.sim.fault;
-        for TallyWrite { timeline, stamp, ttl_s, cells } in tallies.to_vec() {
+        for TallyWrite { timeline, stamp, ttl_s, cells } in tallies.iter().cloned() {
             let now = self.sim.now();
             let until = now.plus_ms(i64::from(ttl_s) * 1000);
             let clock = now.plus_ms(self.skew_ms).0;
@@ -343,7 +343,7 @@ impl EventStore for SimStore {
     }
 
     async fn write_references(&self, references: &[ReferenceWrite]) -> Result<(), StoreError> {
-        for ReferenceWrite { reference, stamp } in references.to_vec() {
+        for ReferenceWrite { reference, stamp } in references.iter().cloned() {
             let (written_at, until) = (self.sim.now(), Timestamp(i64::MAX));
             let writes = move |state: &mut State| {
                 let empty = || Cell { stamp: i64::MIN, written_at, until, value: None };
@@ -384,7 +384,7 @@ impl EventStore for SimStore {
     }
 
     async fn take_treeless(&self, timelines: &[(TimelineId, i64)], ttl_s: u32) -> Result<(), StoreError> {
-        for (timeline, stamp) in timelines.to_vec() {
+        for (timeline, stamp) in timelines.iter().cloned() {
             let written_at = self.sim.now();
             let cell = Cell {
                 stamp,
@@ -405,7 +405,7 @@ impl EventStore for SimStore {
     }
 
     async fn mark_known(&self, timelines: &[TimelineId]) -> Result<(), StoreError> {
-        for id in timelines.to_vec() {
+        for id in timelines.iter().cloned() {
             self.write("mark_known", move |state| {
                 state.known.insert(id);
             })
