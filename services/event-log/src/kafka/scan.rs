@@ -99,22 +99,6 @@ impl Scan {
         waiting.into_iter().collect()
     }
 
-    /// All that is left.
-    ///
-    /// # Errors
-    ///
-    /// As [`next`](Scan::next).
-    pub async fn rest(mut self) -> Result<Vec<Scanned>, LogError> {
-        let mut all = Vec::new();
-        loop {
-            let next = self.next(WAITING_MAX).await?;
-            if next.is_empty() {
-                return Ok(all);
-            }
-            all.extend(next);
-        }
-    }
-
     /// Offsets in the stretch; records may be fewer, as compaction leaves some out.
     pub fn total(&self) -> u64 {
         self.total
