@@ -9,7 +9,7 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer, StreamConsumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -232,6 +232,14 @@ impl Topics {
         let bounds = self.bounds(topic).await;
         let committed = self.committed_in(group, topic, bounds.keys().copied()).await;
         bounds.iter().map(|(partition, (start, end))| end - committed.get(partition).unwrap_or(start)).sum()
+    }
+
+    /// Commits an offset in the name of a group that has no members.
+    pub async fn commit(&self, group: &str, topic: &str, partition: i32, offset: i64) {
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition_offset(&self.name(topic), partition, Offset::Offset(offset)).expect("an offset");
+        let answer = self.ask(group, move |consumer| consumer.commit(&wanted, CommitMode::Sync)).await;
+        answer.expect("Kafka takes a commit");
     }
 
     async fn committed_in(

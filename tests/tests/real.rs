@@ -6,6 +6,7 @@ mod real {
     mod dead_letters;
     mod log;
     mod model;
+    mod operate;
     mod smoke;
     mod store;
 }

@@ -61,6 +61,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let settings = IngestSettings {
         retention_ms: options.retention.retention_ms(),
         filter: options.filter.list_management_urls.clone(),
+        replay_per_second_max: None,
     };
     let ingesting = tokio::spawn({
         let (log, store, clock, shutdown) =

@@ -36,6 +36,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         let settings = IngestSettings {
             retention_ms: options.retention.retention_ms(),
             filter: options.filter.list_management_urls.clone(),
+            replay_per_second_max: None,
         };
         service.say_ready(None, ops);
         ingest::kafka::run(

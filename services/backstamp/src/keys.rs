@@ -283,7 +283,7 @@ pub(crate) fn token_path(data: &Path) -> PathBuf {
     data.join("ops-token")
 }
 
-fn parse_account(text: &str) -> Result<AccountId, String> {
+pub(crate) fn parse_account(text: &str) -> Result<AccountId, String> {
     AccountId::parse(text)
         .ok_or_else(|| format!("'{text}' is no account id: expected {}", AccountId::EXPECTED))
 }

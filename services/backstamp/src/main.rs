@@ -1,13 +1,21 @@
 //! Backstamp: the history of every e-mail. One program, a subcommand for each service and tool.
 
 mod admin;
+mod caught_up;
+mod check;
 mod collect;
+mod dead_letters;
 mod demo;
 mod dev;
+mod explain;
+mod forget;
 mod ingest;
 mod keys;
 mod options;
+mod progress;
 mod query;
+mod reconcile;
+mod replay;
 mod run;
 mod schema;
 
@@ -43,6 +51,13 @@ enum Command {
     #[command(subcommand)]
     Schema(schema::Command),
     Keys(keys::Options),
+    Check(check::Options),
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
+    Reconcile(reconcile::Options),
+    Explain(explain::Options),
+    ForgetContact(forget::Options),
+    Replay(replay::Options),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +84,12 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Collect(options) => collect::run(options).await,
         Command::Schema(command) => schema::run(command).await,
         Command::Keys(options) => keys::run(options).await,
+        Command::Check(options) => Box::pin(check::run(options)).await,
+        Command::DeadLetters(command) => Box::pin(dead_letters::run(command)).await,
+        Command::Reconcile(options) => Box::pin(reconcile::run(options)).await,
+        Command::Explain(options) => Box::pin(explain::run(options)).await,
+        Command::ForgetContact(options) => Box::pin(forget::run(options)).await,
+        Command::Replay(options) => Box::pin(replay::run(options)).await,
     }
 }
 

@@ -8,7 +8,9 @@ use edge::RateLimit;
 use event_log::KafkaConfig;
 use event_store::scylla::ScyllaConfig;
 use timeline::filter::ListManagementFilter;
-use timeline::time::DAY_MS;
+use timeline::time::{DAY_MS, parse_date, parse_date_time};
+use timeline::{Id, Timestamp};
+use uuid::Uuid;
 
 /// Logs.
 #[derive(Args)]
@@ -76,6 +78,9 @@ pub(crate) struct KafkaOptions {
     /// What the names of all topics start with.
     #[arg(long, env = "BACKSTAMP_TOPIC_PREFIX", default_value = "", hide_default_value = true)]
     pub(crate) topic_prefix: String,
+    /// What the name of the internal topic starts with behind that: for projections that `replay` has rebuilt.
+    #[arg(long, env = "BACKSTAMP_INTERNAL_PREFIX", default_value = "", hide_default_value = true)]
+    pub(crate) internal_prefix: String,
 }
 
 impl KafkaOptions {
@@ -85,6 +90,7 @@ impl KafkaOptions {
             group: group.to_owned(),
             client_id: client_id.to_owned(),
             topic_prefix: self.topic_prefix.clone(),
+            internal_prefix: self.internal_prefix.clone(),
             options: event_log::parse_options(&self.kafka_options)?,
         })
     }
@@ -126,6 +132,47 @@ impl ScyllaOptions {
     }
 }
 
+/// A campaign's, event's or other id.
+pub(crate) fn parse_id(text: &str) -> Result<Id, String> {
+    Id::parse(text).ok_or_else(|| format!("'{text}' is no id: expected {}", Id::EXPECTED))
+}
+
+/// A contact's id.
+pub(crate) fn parse_contact(text: &str) -> Result<Uuid, String> {
+    timeline::id::parse_uuid(text)
+        .ok_or_else(|| format!("'{text}' is no contact's id: expected a UUID (RFC 9562)"))
+}
+
+/// An instant, or a span before now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Instant {
+    At(Timestamp),
+    Ago(Duration),
+}
+
+impl Instant {
+    /// The instant, where it is `now`.
+    pub(crate) fn at(self, now: Timestamp) -> Timestamp {
+        match self {
+            Instant::At(at) => at,
+            Instant::Ago(span) => now.minus_ms(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)),
+        }
+    }
+}
+
+/// An instant in RFC 3339, a date, or a span ago: `2026-04-17T14:23:05Z`, `2026-04-17`, `24h`.
+pub(crate) fn parse_instant(text: &str) -> Result<Instant, String> {
+    if let Some(at) = parse_date(text) {
+        return Ok(Instant::At(at));
+    }
+    match parse_date_time(text) {
+        Some(read) => Ok(Instant::At(read.at)),
+        None => parse_span(text).map(Instant::Ago).map_err(|_| {
+            format!("'{text}' is no instant: expected RFC 3339, such as 2026-04-17T14:23:05Z, or a span ago, such as 24h")
+        }),
+    }
+}
+
 /// A span of time: `90d`, `12h`, `30m`, `45s`.
 pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
     let wrong = || format!("'{text}' is no span of time: expected a number and d, h, m or s, such as 90d");
@@ -149,6 +196,15 @@ pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instants_are_read() {
+        let at = Timestamp(1_776_384_000_000);
+        assert_eq!(parse_instant("2026-04-17"), Ok(Instant::At(at)));
+        assert_eq!(parse_instant("2026-04-17T00:00:05Z"), Ok(Instant::At(at.plus_ms(5000))));
+        assert_eq!(parse_instant("24h").map(|day| day.at(at)), Ok(at.minus_ms(DAY_MS)));
+        assert!(parse_instant("yesterday").is_err());
+    }
 
     #[test]
     fn spans_are_read() {

@@ -15,6 +15,7 @@ use timeline::row::RowKey;
 use timeline::send::SendFacts;
 use timeline::tally::FIRST_PART;
 use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
+use uuid::Uuid;
 
 /// How many first parts are read at a time, where they are read one by one.
 const FIRST_PARTS_READ_MAX: usize = 64;
@@ -115,6 +116,11 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// A number greater than every one given before for `scope` (`{topic}/{partition}`), from 1.
     async fn take_epoch(&self, scope: &str) -> Result<u64, StoreError>;
+
+    /// Every contact that was forgotten, in no particular order. A store that cannot forget has none.
+    async fn list_forgotten(&self) -> Result<Vec<(AccountId, Uuid)>, StoreError> {
+        Ok(Vec::new())
+    }
 
     /// Writes a key's record whole.
     async fn write_key(&self, key: &KeyRecord) -> Result<(), StoreError>;

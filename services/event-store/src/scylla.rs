@@ -5,12 +5,16 @@
 //! | --- | --- |
 //! | `session` | where the cluster is and how it is talked to |
 //! | `schema` | migrations, and the check that they were applied |
+//! | `inspect` | what is missing or wrong, and how to mend it |
+//! | `letters` | what an operator did with dead letters |
 //! | `statements` | every statement, prepared once |
 //! | `spans` | how a span of rows becomes a few selects |
 //! | `batches` | how writes are put into batches |
 //! | `results` | reading answers |
 
 mod batches;
+mod inspect;
+mod letters;
 mod results;
 mod schema;
 mod session;
@@ -37,7 +41,7 @@ use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
 use timeline::tally::{ROOT_CELL, Root};
-use timeline::{AccountId, EventType, Id, Position, Span, TimelineId, Timestamp, TypeSet};
+use timeline::{AccountId, EventType, Id, Position, Span, Subject, TimelineId, Timestamp, TypeSet};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -51,6 +55,8 @@ use crate::{
     TallyWrite, Waiting, newest_first,
 };
 
+pub use self::inspect::inspect;
+pub use self::letters::{LetterMark, LetterState};
 pub use self::schema::{Applied, SchemaError, apply_schema};
 pub use self::session::ScyllaConfig;
 
@@ -389,6 +395,10 @@ impl EventStore for ScyllaStore {
         Err(StoreError::new(name, format!("other takers were quicker for {} s", EPOCH_WAIT_MAX.as_secs())))
     }
 
+    async fn list_forgotten(&self) -> Result<Vec<(AccountId, Uuid)>, StoreError> {
+        self.read(&self.statements.list_forgotten, (), decode_forgotten).await
+    }
+
     async fn write_key(&self, key: &KeyRecord) -> Result<(), StoreError> {
         let permissions: Vec<&str> = key.permissions.iter().map(|permission| permission.name()).collect();
         let (expires_at, revoked_at) = (key.expires_at.map(|at| at.0), key.revoked_at.map(|at| at.0));
@@ -420,6 +430,34 @@ impl EventStore for ScyllaStore {
 }
 
 impl ScyllaStore {
+    /// Every timeline that was ever marked as known or counted, in no particular order.
+    pub async fn list_timelines(&self) -> Result<Vec<TimelineId>, StoreError> {
+        self.read(&self.statements.list_timelines, (), decode_timelines).await
+    }
+
+    /// Writes into another keyspace what the log does not know: API keys, contacts that were forgotten, what was done with dead letters.
+    pub async fn copy_what_the_log_lacks(&self, to: &ScyllaStore) -> Result<(), StoreError> {
+        let forgotten = self.list_forgotten().await?;
+        each(forgotten.iter().map(|(account, contact)| to.forget(account, *contact, Timestamp(0))).collect())
+            .await
+            .map(|_: Vec<()>| ())?;
+        let keys = self.list_keys().await?;
+        each(keys.iter().map(|key| to.write_key(key)).collect()).await.map(|_: Vec<()>| ())?;
+        let marks: Vec<(String, LetterMark)> = self.letter_marks().await?.into_iter().collect();
+        each(marks.iter().map(|(place, mark)| to.mark_letter(place, *mark)).collect()).await.map(|_| ())
+    }
+
+    /// Remembers for ever that a contact was forgotten.
+    pub async fn forget(&self, account: &AccountId, contact: Uuid, at: Timestamp) -> Result<(), StoreError> {
+        self.execute(&self.statements.forget, (account.as_str(), contact, at.0)).await.map(|_| ())
+    }
+
+    /// Takes name and address out of a reference: whatever was written of them with a stamp up to the one given.
+    pub async fn erase_reference(&self, key: &ReferenceKey, stamp: i64) -> Result<(), StoreError> {
+        let values = (stamp, key.account.as_str(), key.kind.name(), key.id.as_str());
+        self.execute(&self.statements.erase_reference, values).await.map(|_| ())
+    }
+
     /// The nodes that have a partition of `table`; none where there is no choice.
     fn replicas(&self, cluster: &ClusterState, table: &str, partition: &dyn SerializeRow) -> Vec<Uuid> {
         if cluster.get_nodes_info().len() < 2 {
@@ -638,6 +676,25 @@ fn decode_first_parts(page: &QueryRowsResult, rows: &mut Vec<(String, StoredRow)
     for row in page.rows::<(String, i8, i64, &str)>()? {
         let (subject, event_type, at, id) = row?;
         rows.push((subject, StoredRow { key: row_key(event_type, at, id)?, body: Vec::new() }));
+    }
+    Ok(())
+}
+
+fn decode_timelines(page: &QueryRowsResult, timelines: &mut Vec<TimelineId>) -> Result<(), Cause> {
+    for row in page.rows::<(&str, &str)>()? {
+        let (account, subject) = row?;
+        let unknown = || format!("a timeline has the unknown subject '{subject}'");
+        let account = AccountId::parse(account).ok_or_else(unknown)?;
+        timelines.push(TimelineId { account, subject: Subject::parse(subject).ok_or_else(unknown)? });
+    }
+    Ok(())
+}
+
+fn decode_forgotten(page: &QueryRowsResult, contacts: &mut Vec<(AccountId, Uuid)>) -> Result<(), Cause> {
+    for row in page.rows::<(&str, Uuid)>()? {
+        let (account, contact) = row?;
+        let account = AccountId::parse(account).ok_or("a forgotten contact has an account that is none")?;
+        contacts.push((account, contact));
     }
     Ok(())
 }

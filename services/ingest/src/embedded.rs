@@ -11,6 +11,7 @@ use telemetry::shutdown::Shutdown;
 use timeline::Timestamp;
 use tokio::sync::mpsc;
 
+use crate::forgotten::Forgotten;
 use crate::kafka::show_delay;
 use crate::own::{OwnBatch, Owner};
 use crate::place::{Place, Placed, RawRecord, finish_joined};
@@ -77,6 +78,8 @@ async fn place_batches(
     done: mpsc::Sender<PlacedBatch>,
 ) -> anyhow::Result<()> {
     let mut stamps = Stamps::default();
+    // Nobody is forgotten here: this store cannot.
+    let forgotten = Forgotten::new(store.clone());
     loop {
         tokio::select! {
             biased;
@@ -94,7 +97,7 @@ async fn place_batches(
         offset = u64::try_from(last.offset)? + 1;
         let timer = BatchTimer::start("place", records.len());
         let batch = PlacedBatch {
-            placed: place_records(&mut place, &mut stamps, &store, &records, clock).await,
+            placed: place_records(&mut place, &forgotten, &mut stamps, &store, &records, clock).await,
             next: offset,
             first_at: first.appended_at,
             last_at: last.appended_at,
@@ -108,6 +111,7 @@ async fn place_batches(
 
 async fn place_records(
     place: &mut Place,
+    forgotten: &Forgotten,
     stamps: &mut Stamps,
     store: &Arc<dyn EventStore>,
     records: &[Incoming],
@@ -115,7 +119,7 @@ async fn place_records(
 ) -> Placed {
     let of = |topic| records.iter().filter(move |record| record.topic == topic);
     let references: Vec<RawReference<'_>> = of(Topic::References).map(RawReference::from).collect();
-    let refused_references = store_references(store, stamps, &references).await;
+    let refused_references = store_references(store, forgotten, stamps, &references).await;
     let events: Vec<RawRecord<'_>> = of(Topic::Events).map(RawRecord::from).collect();
     let placed = place.work(clock(), &events).await;
     // The intake lets nothing through that is refused here.

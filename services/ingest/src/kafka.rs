@@ -4,6 +4,7 @@
 //! dead-lettered by place; written and counted by own; stored by references.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,11 @@ use event_store::EventStore;
 use telemetry::health::Health;
 use telemetry::metrics;
 use telemetry::shutdown::Shutdown;
+use timeline::codec::Damaged;
 use timeline::row::{PlacedRow, decode_placed, encode_placed};
-use timeline::{Refusal, Timestamp};
+use timeline::{Order, Refusal, Timestamp};
 
+use crate::forgotten::Forgotten;
 use crate::own::{OwnBatch, Owner};
 use crate::place::{Place, RawRecord, finish_joined};
 use crate::references::{RawReference, Stamps, store_references};
@@ -67,6 +70,7 @@ pub async fn run(
             appender: appender.clone(),
             clock: clock.clone(),
             shutdown: shutdown.clone(),
+            replay_per_second_max: settings.replay_per_second_max,
         })
     };
     let (placing, owning, referring) = (
@@ -74,12 +78,12 @@ pub async fn run(
         worker(Topic::CampaignEvents, ".own")?,
         worker(Topic::References, ".references")?,
     );
-    let place = Place::new(store.clone(), settings.filter.clone(), settings.retention_ms);
-    let owner = Owner::new(
-        store.clone(),
-        Topic::CampaignEvents.name_with(&kafka.topic_prefix),
-        settings.owner(KEYS_HELD_MAX),
-    );
+    let forgotten = Forgotten::new(store.clone());
+    let place = Place::new(store.clone(), settings.filter.clone(), settings.retention_ms)
+        .with_forgotten(forgotten.clone());
+    let owner =
+        Owner::new(store.clone(), kafka.name_of(Topic::CampaignEvents), settings.owner(KEYS_HELD_MAX))
+            .with_forgotten(forgotten);
 
     let checks = tokio::spawn(health.check("store").keep(CHECK_EVERY, {
         let store = store.clone();
@@ -129,6 +133,8 @@ pub struct Worker<C> {
     pub appender: Arc<dyn Appender>,
     pub clock: Clock,
     pub shutdown: Shutdown,
+    /// Where it rebuilds what others have projected already: how many records a second.
+    pub replay_per_second_max: Option<NonZeroU32>,
 }
 
 impl<C: Consumer> Worker<C> {
@@ -141,14 +147,25 @@ impl<C: Consumer> Worker<C> {
             let oldest = batch.records.iter().map(|record| record.appended_at).min();
             tokio::join!(
                 self.publish("publish_rows", pack(placed.rows, oldest.unwrap_or(Timestamp(0)))),
-                self.publish(PUBLISH_DEAD_LETTERS, dead_letters(&batch.records, placed.refused)),
+                self.publish(PUBLISH_DEAD_LETTERS, self.dead_letters(&batch.records, placed.refused)),
             );
             finish_joined(store.as_ref(), &placed.joined).await;
             self.commit(&batch, &HashSet::new()).await;
-            timer.stop();
+            self.pace(batch.records.len(), timer.stop()).await;
         }
         self.consumer.close().await;
         Ok(())
+    }
+
+    /// Takes no less than its share of a second for a batch of a replay.
+    async fn pace(&self, records: usize, taken: Duration) {
+        if let Some(per_second) = self.replay_per_second_max {
+            let share = Duration::from_secs_f64(records as f64 / f64::from(per_second.get()));
+            tokio::select! {
+                () = self.shutdown.begun() => {}
+                () = tokio::time::sleep(share.saturating_sub(taken)) => {}
+            }
+        }
     }
 
     /// Owns what the consumer reads.
@@ -158,18 +175,22 @@ impl<C: Consumer> Worker<C> {
             let mut by_partition = BTreeMap::<i32, Vec<PlacedRow>>::new();
             let (mut rows, mut published) = (0, Vec::new());
             for record in batch.records.iter().filter(|record| !lost.contains(&record.partition)) {
-                match decode_placed(record.value.as_deref().unwrap_or_default()) {
+                let message = record.value.as_deref().unwrap_or_default();
+                if Order::is_order(message) {
+                    match Order::decode(message) {
+                        // Before the batch's rows: a count finds those that stand, in whatever order they came.
+                        Ok(order) => owner.obey(&self.clock, record.partition, &order).await,
+                        Err(damaged) => self.put_aside(record, &damaged).await,
+                    }
+                    continue;
+                }
+                match decode_placed(message) {
                     Ok((placed, appended_at)) => {
                         rows += placed.len();
                         published.push(appended_at);
                         by_partition.entry(record.partition).or_default().extend(placed);
                     }
-                    // Nobody but us writes this topic: what cannot be read is kept where it can be looked at.
-                    Err(damaged) => {
-                        let refusal =
-                            Refusal::new(timeline::event::code::MALFORMED_JSON, damaged.to_string());
-                        self.publish(PUBLISH_DEAD_LETTERS, vec![dead_letter(record, &refusal)]).await;
-                    }
+                    Err(damaged) => self.put_aside(record, &damaged).await,
                 }
             }
             let timer = BatchTimer::start("own", rows);
@@ -180,6 +201,7 @@ impl<C: Consumer> Worker<C> {
                 })
                 .collect();
             owner.work(&self.clock, work).await;
+            self.publish("publish_orders", owner.take_orders().iter().map(outgoing_order).collect()).await;
             show_delay((self.clock)(), &published);
             self.commit(&batch, &lost).await;
             timer.stop();
@@ -191,10 +213,12 @@ impl<C: Consumer> Worker<C> {
     /// Stores the references that the consumer reads.
     pub async fn references(self, store: Arc<dyn EventStore>) -> Result<(), LogError> {
         let mut stamps = Stamps::default();
+        let forgotten = Forgotten::new(store.clone());
         while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
             let records: Vec<RawReference<'_>> = batch.records.iter().map(RawReference::from).collect();
-            let refused = store_references(&store, &mut stamps, &records).await;
-            self.publish(PUBLISH_DEAD_LETTERS, dead_letters(&batch.records, refused)).await;
+            forgotten.keep_fresh((self.clock)()).await;
+            let refused = store_references(&store, &forgotten, &mut stamps, &records).await;
+            self.publish(PUBLISH_DEAD_LETTERS, self.dead_letters(&batch.records, refused)).await;
             self.commit(&batch, &HashSet::new()).await;
         }
         self.consumer.close().await;
@@ -252,6 +276,17 @@ impl<C: Consumer> Worker<C> {
         // What was refused is not held, or the next batch would find that it is and go on under an epoch above its successor's.
         owner.let_go(&outcome.refused);
         outcome.refused.into_iter().collect()
+    }
+
+    /// Nobody but us writes the internal topic: what cannot be read of it is kept where it can be looked at.
+    async fn put_aside(&self, record: &Incoming, damaged: &Damaged) {
+        let refusal = Refusal::new(timeline::event::code::MALFORMED_JSON, damaged.to_string());
+        self.publish(PUBLISH_DEAD_LETTERS, vec![dead_letter(record, &refusal)]).await;
+    }
+
+    /// What was refused, as dead letters; none where they are some already.
+    fn dead_letters(&self, records: &[Incoming], refused: Vec<(usize, Refusal)>) -> Vec<Outgoing> {
+        if self.replay_per_second_max.is_some() { Vec::new() } else { dead_letters(records, refused) }
     }
 
     async fn publish(&self, step: &'static str, outgoing: Vec<Outgoing>) {
@@ -324,6 +359,14 @@ fn pack(rows: Vec<PlacedRow>, appended_at: Timestamp) -> Vec<Outgoing> {
     outgoing
 }
 
+/// An order on its way to the owner of its timeline.
+fn outgoing_order(order: &Order) -> Outgoing {
+    Outgoing {
+        partition: order.timeline().map(|timeline| timeline.partition(PARTITIONS).cast_signed()),
+        ..Outgoing::new(Topic::CampaignEvents, None, Some(order.encode()))
+    }
+}
+
 fn dead_letters(records: &[Incoming], refused: Vec<(usize, Refusal)>) -> Vec<Outgoing> {
     refused.into_iter().map(|(index, refusal)| dead_letter(&records[index], &refusal)).collect()
 }
@@ -357,8 +400,11 @@ impl BatchTimer {
         BatchTimer { stage, started: Instant::now() }
     }
 
-    pub(crate) fn stop(self) {
-        metrics::BATCH_SECONDS.with_label_values(&[self.stage]).observe(self.started.elapsed().as_secs_f64());
+    /// How long it took.
+    pub(crate) fn stop(self) -> Duration {
+        let taken = self.started.elapsed();
+        metrics::BATCH_SECONDS.with_label_values(&[self.stage]).observe(taken.as_secs_f64());
+        taken
     }
 }
 

@@ -1,8 +1,9 @@
 //! Log in, store out. [`place`] takes raw events as they come: decodes, filters, joins, and hands rows on by timeline. [`own`]
-//! writes each timeline's rows and tallies. [`references`] keeps names. [`kafka`] runs them as members of consumer groups,
+//! writes each timeline's rows and tallies. [`forgotten`] knows whose rows are left out. [`references`] keeps names. [`kafka`] runs them as members of consumer groups,
 //! [`embedded`] in one process.
 
 pub mod embedded;
+pub mod forgotten;
 pub mod kafka;
 pub mod own;
 pub mod place;
@@ -10,6 +11,7 @@ mod recent;
 pub mod references;
 pub mod retry;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use timeline::Timestamp;
@@ -33,6 +35,9 @@ pub struct IngestSettings {
     pub retention_ms: i64,
     /// Which clicks are list management.
     pub filter: ListManagementFilter,
+    /// Where projections are rebuilt beside those that are live: how many records a second. What is refused is no dead letter then: it
+    /// is one already.
+    pub replay_per_second_max: Option<NonZeroU32>,
 }
 
 impl IngestSettings {

@@ -17,11 +17,13 @@ use event_store::{Columns, EventStore, Head, RowGroup, RowWrite, StoreError, Sto
 use futures::stream::{self, StreamExt};
 use telemetry::metrics;
 use timeline::row::{PlacedRow, RowKey, stored_stamp};
-use timeline::tally::{FIRST_PART, LeafRead, Node, NodeRead, Root, Sizes, Tree};
+use timeline::tally::{FIRST_PART, LeafRead, Node, NodeRead, Parts, Root, Sizes, Tree};
 use timeline::time::DAY_MS;
-use timeline::{EventType, Position, RowBody, Span, Subject, TimelineId, Timestamp, TypeSet};
+use timeline::{EventType, Id, Order, Position, RowBody, Span, Subject, TimelineId, Timestamp, TypeSet};
+use uuid::Uuid;
 
 use crate::Clock;
+use crate::forgotten::Forgotten;
 use crate::recent::{Digester, Recent};
 use crate::retry::until_done;
 
@@ -84,6 +86,9 @@ pub struct Owner {
     small: Recent<Bound>,
     /// Their rows, by claim, timeline and position.
     small_rows: Recent<EventType>,
+    forgotten: Arc<Forgotten>,
+    /// What other owners are to do, before what was worked on may be committed.
+    orders: Vec<Order>,
 }
 
 /// How many rows a small timeline has at most, where that is known.
@@ -155,6 +160,37 @@ impl Groups {
     }
 }
 
+/// A row that is to be taken out, because of its contact.
+struct Erasure {
+    partition: i32,
+    timeline: TimelineId,
+    key: RowKey,
+    contact: Uuid,
+    /// The campaign of a contact's row, where it is known.
+    campaign: Option<Id>,
+}
+
+/// A contact's row that is left out is in no list of its rows, while its other one may stand on its campaign since before the owner
+/// there heard: that owner is to take it out.
+fn order_to_campaign(
+    timeline: &TimelineId,
+    campaign: Option<&Id>,
+    key: &RowKey,
+    contact: Uuid,
+) -> Option<Order> {
+    let shows = matches!(timeline.subject, Subject::Contact(_)) && TypeSet::CAMPAIGN.contains(key.event_type);
+    let timeline = TimelineId::campaign(&timeline.account, campaign.filter(|_| shows)?);
+    Some(Order::Erase { timeline, contact, keys: vec![key.clone()] })
+}
+
+/// A rank that no row exceeds.
+const MARK_RANK: u16 = 999;
+
+/// What stands in the place of a row that was taken out.
+fn mark_at(position: Position) -> RowKey {
+    RowKey { position, event_type: EventType::Erased }
+}
+
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Owned {
@@ -170,6 +206,8 @@ impl Owner {
     /// The owner of nothing yet. `scope` names the topic.
     pub fn new(store: Arc<dyn EventStore>, scope: impl Into<String>, settings: OwnerSettings) -> Owner {
         Owner {
+            forgotten: Forgotten::new(store.clone()),
+            orders: Vec::new(),
             store,
             settings,
             scope: scope.into(),
@@ -179,6 +217,12 @@ impl Owner {
             small: Recent::new(SMALL_HELD),
             small_rows: Recent::new(SMALL_ROWS_HELD),
         }
+    }
+
+    /// The same, knowing what others of the process know of contacts that were forgotten.
+    #[must_use]
+    pub fn with_forgotten(self, forgotten: Arc<Forgotten>) -> Owner {
+        Owner { forgotten, ..self }
     }
 
     /// Lets go of what is no longer ours.
@@ -200,6 +244,7 @@ impl Owner {
         let new: Vec<(i32, u64)> = new.filter(|(partition, claim)| !self.holds(*partition, *claim)).collect();
         self.take_over(&new).await;
         let mut owned = Owned::default();
+        let batches = self.without_forgotten(clock, batches).await;
         let (by_timeline, of_expired) = self.group(now, batches, &mut owned);
         if !of_expired.is_empty() {
             let of_expired: Vec<TimelineId> = of_expired.into_iter().collect();
@@ -270,6 +315,231 @@ impl Owner {
         }
     }
 
+    /// What the owners of other timelines are to do, each said once: to be published before what was worked on is committed.
+    pub fn take_orders(&mut self) -> Vec<Order> {
+        std::mem::take(&mut self.orders)
+    }
+
+    /// Does what an operator asks of the owner of `partition`, which was taken over under its claim. Returns once it is acknowledged.
+    pub async fn obey(&mut self, clock: &Clock, partition: i32, order: &Order) {
+        match order {
+            Order::Recount(id) => self.recount(clock, partition, id).await,
+            Order::Forget { account, contact } => self.forgotten.add(account, *contact),
+            Order::Erase { timeline, contact, keys } => {
+                let erasures = keys.iter().map(|key| Erasure {
+                    partition,
+                    timeline: timeline.clone(),
+                    key: key.clone(),
+                    contact: *contact,
+                    campaign: None,
+                });
+                self.erase(clock, erasures.collect()).await;
+            }
+        }
+    }
+
+    /// The rows that are not of forgotten contacts. The others are taken out, should they stand or come yet: an earlier owner that
+    /// has not heard may be writing them, and incomplete copies of their events do not tell whose they are.
+    async fn without_forgotten(&mut self, clock: &Clock, mut batches: Vec<OwnBatch>) -> Vec<OwnBatch> {
+        if self.forgotten.is_empty() {
+            return batches;
+        }
+        let (mut erasures, mut events) = (Vec::new(), 0);
+        for OwnBatch { partition, rows, .. } in &mut batches {
+            for row in std::mem::take(rows) {
+                match self.forgotten.whose(&row.timeline, &row.body) {
+                    None => rows.push(row),
+                    Some(contact) => {
+                        events += u64::from(row.counts);
+                        let campaign = RowBody::decode(&row.body).ok().and_then(|body| body.campaign);
+                        let PlacedRow { timeline, key, .. } = row;
+                        self.orders.extend(order_to_campaign(&timeline, campaign.as_ref(), &key, contact));
+                        erasures.push(Erasure { partition: *partition, timeline, key, contact, campaign });
+                    }
+                }
+            }
+        }
+        metrics::EVENTS.with_label_values(&["forgotten"]).inc_by(events);
+        self.erase(clock, erasures).await;
+        batches
+    }
+
+    /// Takes rows out of timelines that are owned. On a campaign each leaves a mark at its position, so that copies of its event which
+    /// come later are told; a contact's whole timeline is left out anyway.
+    async fn erase(&mut self, clock: &Clock, mut erasures: Vec<Erasure>) {
+        let now = clock();
+        // What has expired disappears by itself.
+        erasures.retain(|of| of.key.position.at.plus_ms(self.settings.retention_ms) >= now);
+        while !erasures.is_empty() {
+            erasures = self.erase_once(clock, erasures).await;
+        }
+    }
+
+    /// Returns what stands once more by campaign, and is to be taken out there, too.
+    async fn erase_once(&mut self, clock: &Clock, erasures: Vec<Erasure>) -> Vec<Erasure> {
+        let (mut groups, mut of) = (Groups::default(), HashMap::new());
+        for Erasure { partition, timeline, key, contact, campaign } in erasures {
+            of.insert((timeline.clone(), key.position.clone()), (contact, campaign));
+            let row =
+                PlacedRow { timeline, key, stamp: 0, completes: false, counts: false, body: Vec::new() };
+            groups.push(partition, row);
+        }
+        let mut touched = self.touch(groups.list).await;
+        self.read_unread(&mut touched).await;
+        let (mut writes, mut pairs) = (Vec::new(), Vec::new());
+        for timeline in &mut touched {
+            let of_row = |key: &RowKey| of[&(timeline.id.clone(), key.position.clone())].clone();
+            if let (Subject::Contact(_), Keys::Tree(tree)) = (&timeline.id.subject, &timeline.held.keys)
+                && tree.root().paired
+            {
+                for PlacedRow { key, .. } in &timeline.rows {
+                    let (contact, Some(campaign)) = of_row(key) else { continue };
+                    pairs.push(Erasure {
+                        partition: timeline.partition,
+                        timeline: TimelineId::contact_campaign(&timeline.id.account, contact, &campaign),
+                        key: key.clone(),
+                        contact,
+                        campaign: None,
+                    });
+                }
+            }
+            let erased = self.rows_to_erase(timeline, |key| of_row(key).0).await;
+            self.erase_rows(clock, timeline, &erased).await;
+            let mut positions: Vec<Position> = erased.into_iter().map(|key| key.position).collect();
+            positions.dedup();
+            timeline.held.keys.remove(&positions);
+            if matches!(timeline.id.subject, Subject::Campaign(_)) {
+                let marks: Vec<RowKey> = positions.into_iter().map(mark_at).collect();
+                self.remember_rows(timeline, &marks);
+                timeline.held.keys.insert(marks, &self.settings.sizes);
+            }
+            writes.extend(self.tallies_of(clock(), timeline));
+        }
+        if !writes.is_empty() {
+            until_done("write_tallies", || self.store.write_tallies(&writes)).await;
+        }
+        self.hold(touched);
+        pairs
+    }
+
+    /// Which keys to take out of a timeline whose leaves are here: those asked for, and what stands at their positions under another
+    /// type. Not what was marked before, nor what another contact has there.
+    async fn rows_to_erase(&self, touched: &Touched, contact_of: impl Fn(&RowKey) -> Uuid) -> Vec<RowKey> {
+        let Touched { id, held, rows, .. } = touched;
+        let mut erased = BTreeSet::new();
+        for PlacedRow { key, .. } in rows {
+            let position = &key.position;
+            let seen = held.keys.find(position);
+            if seen == Some(EventType::Erased) {
+                continue;
+            }
+            if let (Some(seen), Subject::Campaign(_)) = (seen, &id.subject) {
+                let there = until_done("read_erased", || self.row_at(id, &held.keys, position, seen)).await;
+                let contact = there.and_then(|row| RowBody::contact_of(&row.body));
+                if contact.is_some_and(|contact| contact != contact_of(key)) {
+                    continue;
+                }
+            }
+            erased.extend(seen.map(|event_type| RowKey { position: position.clone(), event_type }));
+            erased.insert(key.clone());
+        }
+        erased.into_iter().collect()
+    }
+
+    async fn row_at(
+        &self,
+        id: &TimelineId,
+        keys: &Keys,
+        position: &Position,
+        event_type: EventType,
+    ) -> Result<Option<StoredRow>, StoreError> {
+        for part in keys.parts_at(position) {
+            let (types, span) = (TypeSet::of(&[event_type]), Span::only(position));
+            let rows = self.store.read_rows(id, part, types, &span, Columns::All, 1).await?;
+            if let Some(row) = rows.into_iter().next() {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Deletes rows wherever they may stand or be written yet, then, on a campaign, marks their places. In this order: where there is a
+    /// mark, nothing more is to be done.
+    async fn erase_rows(&self, clock: &Clock, touched: &Touched, erased: &[RowKey]) {
+        let Touched { id, held, .. } = touched;
+        let deletes = stream::iter(erased.to_vec()).map(|key| async move {
+            for part in held.keys.parts_ever() {
+                let (keys, stamp) = (std::slice::from_ref(&key), (key.position.at.0 + 1) * 1000);
+                until_done("erase_rows", || self.store.delete_rows(id, part, keys, stamp)).await;
+            }
+        });
+        deletes.buffer_unordered(STORE_REQUESTS_MAX).collect::<Vec<()>>().await;
+        if !matches!(id.subject, Subject::Campaign(_)) {
+            return;
+        }
+        let mut by_part = BTreeMap::<u32, Vec<RowWrite>>::new();
+        for RowKey { position, .. } in erased {
+            by_part.entry(held.keys.part_for(position)).or_default().push(RowWrite {
+                key: mark_at(position.clone()),
+                stamp: stored_stamp(position.at, MARK_RANK),
+                expires_at: position.at.plus_ms(self.settings.retention_ms + ROW_GRACE_MS),
+                body: RowBody { rank: MARK_RANK, ..RowBody::default() }.encode(),
+                is_new: false,
+            });
+        }
+        let groups: Vec<RowGroup<'_>> =
+            by_part.into_iter().map(|(part, rows)| RowGroup { timeline: id, part, rows }).collect();
+        if !groups.is_empty() {
+            until_done("write_marks", || self.store.write_rows(clock(), &groups)).await;
+        }
+    }
+
+    /// Counts a timeline's rows anew, and writes its whole tree.
+    async fn recount(&mut self, clock: &Clock, partition: i32, id: &TimelineId) {
+        tracing::info!(partition, "recounting a timeline");
+        // What is held may be what is wrong: rows that the store has lost would be taken for repeats.
+        let Some(owned) = self.partitions.get_mut(&partition) else { return };
+        owned.timelines.remove(id);
+        self.small.take(self.digester.of((owned.claim, id)));
+        self.small_rows = Recent::new(SMALL_ROWS_HELD);
+        let mut touched = self.touch(vec![Group { partition, id: id.clone(), rows: Vec::new() }]).await;
+        self.read_unread(&mut touched).await;
+        let mut writes = Vec::new();
+        for timeline in &mut touched {
+            match &mut timeline.held.keys {
+                Keys::Tree(tree) => {
+                    for read in tree.all_nodes() {
+                        let rows =
+                            until_done("count_node", || self.count_rows(id, &read.span, &read.parts)).await;
+                        metrics::TREES.with_label_values(&["node_rebuilt"]).inc();
+                        tree.put_counted(&read, &rows);
+                    }
+                }
+                // A tree where they are many.
+                keys => keys.insert(Vec::new(), &self.settings.sizes),
+            }
+            writes.extend(self.tallies_of(clock(), timeline));
+        }
+        if !writes.is_empty() {
+            until_done("write_tallies", || self.store.write_tallies(&writes)).await;
+        }
+        self.hold(touched);
+    }
+
+    /// Reads small timelines that need not have been read.
+    async fn read_unread(&self, touched: &mut [Touched]) {
+        let unread = touched.iter_mut().filter(|touched| matches!(touched.held.keys, Keys::Unread(_)));
+        let mut unread: Vec<&mut Touched> = unread.collect();
+        if unread.is_empty() {
+            return;
+        }
+        let ids: Vec<TimelineId> = unread.iter().map(|touched| touched.id.clone()).collect();
+        let read = until_done("read_small", || self.read_small(&ids)).await;
+        for (touched, keys) in unread.iter_mut().zip(read) {
+            touched.held.keys = Keys::Few(keys);
+        }
+    }
+
     /// Whether a partition was taken over under `claim`, and has stamps left.
     pub fn holds(&self, partition: i32, claim: u64) -> bool {
         let held = self.partitions.get(&partition).filter(|held| held.claim == claim);
@@ -295,6 +565,10 @@ impl Owner {
                 timelines: HashMap::new(),
             };
             self.partitions.insert(*partition, held);
+        }
+        // Behind this, whoever is forgotten is told of in the partition.
+        if !claims.is_empty() {
+            self.forgotten.read().await;
         }
     }
 
@@ -598,11 +872,11 @@ impl Owner {
         for StoredRow { key, .. } in rows {
             match keys.get_mut(&key.position) {
                 Some(kept) if kept.event_type != key.event_type => {
-                    let loser = if self.came_before(id, part, &key, kept).await? {
-                        std::mem::replace(kept, key)
-                    } else {
-                        key
-                    };
+                    // The place of a row that was taken out is not taken again.
+                    let is_mark = |key: &RowKey| key.event_type == EventType::Erased;
+                    let comes_first =
+                        is_mark(&key) || (!is_mark(&*kept) && self.came_before(id, part, &key, kept).await?);
+                    let loser = if comes_first { std::mem::replace(kept, key) } else { key };
                     let stamp = (loser.position.at.0 + 1) * 1000;
                     self.store.delete_rows(id, part, &[loser], stamp).await?;
                 }
@@ -759,6 +1033,31 @@ impl Keys {
         match self {
             Keys::Unread(_) | Keys::Few(_) => FIRST_PART,
             Keys::Tree(tree) => tree.part_for(position),
+        }
+    }
+
+    /// The parts that a row at `position` may stand in.
+    fn parts_at(&self, position: &Position) -> Parts {
+        match self {
+            Keys::Unread(_) | Keys::Few(_) => Parts::from_elem(FIRST_PART, 1),
+            Keys::Tree(tree) => tree.parts_at(position),
+        }
+    }
+
+    /// Every part that any row may ever have been written to.
+    fn parts_ever(&self) -> std::ops::Range<u32> {
+        match self {
+            Keys::Unread(_) | Keys::Few(_) => FIRST_PART..FIRST_PART + 1,
+            Keys::Tree(tree) => tree.parts_ever(),
+        }
+    }
+
+    /// Takes rows out that no longer stand.
+    fn remove(&mut self, positions: &[Position]) {
+        match self {
+            Keys::Unread(_) => {}
+            Keys::Few(keys) => keys.retain(|key| !positions.contains(&key.position)),
+            Keys::Tree(tree) => tree.remove(positions),
         }
     }
 

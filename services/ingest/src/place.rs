@@ -19,6 +19,7 @@ use timeline::row::{PlacedRow, Placing, project};
 use timeline::send::{SEND_KEPT_LONGER_MS, SendFacts, join, message_to_join};
 use timeline::{AccountId, Event, EventType, Id, Refusal, TimelineId, Timestamp};
 
+use crate::forgotten::Forgotten;
 use crate::own::ROW_GRACE_MS;
 use crate::retry::until_done;
 
@@ -29,6 +30,9 @@ const KNOWN_CACHED_MAX: NonZeroUsize = NonZeroUsize::new(20_000).expect("not zer
 /// Write stamps of sends count down from here (2^50 µs, the year 2005) by the millisecond of the broker's timestamp: of two sends of one
 /// message the earlier record has the greater stamp, and no stamp lies in the future, which Scylla refuses.
 const SEND_STAMP_BASE: i64 = 1 << 50;
+
+/// A write stamp that no send has: what is written with it stays.
+pub const SEND_STAMP_MAX: i64 = SEND_STAMP_BASE;
 
 /// One message of `mail.events`.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +67,7 @@ pub struct Place {
     retention_ms: i64,
     sends: LruCache<(AccountId, Id), SendFacts>,
     known: LruCache<TimelineId, ()>,
+    forgotten: Arc<Forgotten>,
 }
 
 /// An event on its way through the batch.
@@ -77,6 +82,7 @@ impl Place {
     /// A first stage that keeps events for `retention_ms` milliseconds of event time.
     pub fn new(store: Arc<dyn EventStore>, filter: ListManagementFilter, retention_ms: i64) -> Place {
         Place {
+            forgotten: Forgotten::new(store.clone()),
             store,
             filter,
             retention_ms,
@@ -85,8 +91,15 @@ impl Place {
         }
     }
 
+    /// The same, knowing what others of the process know of contacts that were forgotten.
+    #[must_use]
+    pub fn with_forgotten(self, forgotten: Arc<Forgotten>) -> Place {
+        Place { forgotten, ..self }
+    }
+
     /// Works through a batch. Nothing of it may be committed before `rows` and the dead letters are safe. Tries without end.
     pub async fn work(&mut self, now: Timestamp, records: &[RawRecord<'_>]) -> Placed {
+        self.forgotten.keep_fresh(now).await;
         let mut placed = Placed::default();
         let (mut arrived, mut dropped) = (Vec::new(), BTreeSet::new());
         for (index, record) in records.iter().enumerate() {
@@ -109,6 +122,12 @@ impl Place {
                 },
             }
         }
+        // Rows of forgotten contacts are left out by their owners, who know for certain. Here no address of theirs is kept.
+        for Arrived { event, .. } in &mut arrived {
+            if self.is_forgotten(event) {
+                event.email = None;
+            }
+        }
         self.mark_known(dropped).await;
         self.remember_sends(now, &arrived).await;
         self.wake(now, &arrived, &mut placed).await;
@@ -126,6 +145,10 @@ impl Place {
         } else {
             None
         }
+    }
+
+    fn is_forgotten(&self, event: &Event) -> bool {
+        event.contact.is_some_and(|contact| self.forgotten.has(&event.account, contact))
     }
 
     fn is_expired(&self, event: &Event, appended_at: Timestamp) -> bool {
@@ -221,6 +244,8 @@ impl Place {
         let waiting: Vec<Waiting> = arrived
             .iter()
             .filter(|arrived| key_to_join(&arrived.event).is_some_and(|key| !facts.contains_key(&key)))
+            // It would wait, address and all, for nothing.
+            .filter(|arrived| !self.is_forgotten(&arrived.event))
             .filter_map(|Arrived { event, appended_at, index }| {
                 Some(Waiting {
                     account: event.account.clone(),

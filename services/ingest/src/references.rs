@@ -8,7 +8,9 @@ use event_store::{EventStore, ReferenceWrite};
 use telemetry::metrics;
 use timeline::reference::{Kind, Reference, ReferenceKey, decode_reference};
 use timeline::{Refusal, TimelineId, Timestamp, id};
+use uuid::Uuid;
 
+use crate::forgotten::Forgotten;
 use crate::retry::until_done;
 
 /// One message of `mail.references`.
@@ -48,6 +50,7 @@ struct Last {
 /// Stores a batch; returns the messages that are no references. Tries without end.
 pub async fn store_references(
     store: &Arc<dyn EventStore>,
+    forgotten: &Forgotten,
     stamps: &mut Stamps,
     records: &[RawReference<'_>],
 ) -> Vec<(usize, Refusal)> {
@@ -58,7 +61,12 @@ pub async fn store_references(
     }
     for (index, record) in records.iter().enumerate() {
         match decode_reference(record.key, record.value) {
-            Ok(reference) => {
+            Ok(mut reference) => {
+                if contact_of(&reference)
+                    .is_some_and(|contact| forgotten.has(&reference.key.account, contact))
+                {
+                    (reference.name, reference.email) = (None, None);
+                }
                 known.extend(timeline_of(&reference));
                 // Records of one key come in order, mostly in different milliseconds; within one their offsets tell them apart,
                 // but for those on either side of a multiple of 1000: each is to beat the one before it.
@@ -88,6 +96,11 @@ pub async fn store_references(
     refused
 }
 
+/// The contact that a reference is about, if it is about one.
+fn contact_of(reference: &Reference) -> Option<Uuid> {
+    (reference.key.kind == Kind::Contact).then(|| id::parse_uuid(reference.key.id.as_str())).flatten()
+}
+
 /// A campaign or a contact exists once its reference was taken in; that it is deleted says nothing new.
 fn timeline_of(reference: &Reference) -> Option<TimelineId> {
     if reference.deleted {
@@ -96,9 +109,7 @@ fn timeline_of(reference: &Reference) -> Option<TimelineId> {
     let key = &reference.key;
     match key.kind {
         Kind::Campaign => Some(TimelineId::campaign(&key.account, &key.id)),
-        Kind::Contact => {
-            id::parse_uuid(key.id.as_str()).map(|contact| TimelineId::contact(&key.account, contact))
-        }
+        Kind::Contact => contact_of(reference).map(|contact| TimelineId::contact(&key.account, contact)),
         Kind::Automation | Kind::List => None,
     }
 }

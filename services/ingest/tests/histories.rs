@@ -17,6 +17,8 @@ mod fault;
 mod group;
 #[path = "histories/ledger.rs"]
 mod ledger;
+#[path = "histories/operator.rs"]
+mod operator;
 #[path = "histories/plan.rs"]
 mod plan;
 #[path = "histories/sim.rs"]
@@ -32,11 +34,13 @@ use broker::{Broker, READ};
 use fault::Fault;
 use group::Group;
 use ledger::Ledger;
-use plan::Plan;
+use operator::Operator;
+use plan::{Plan, contact_of};
 use sim::Sim;
 use sim_store::SimStore;
 use timeline::tally::Sizes;
 use timeline::time::DAY_MS;
+use timeline::{AccountId, TimelineId};
 use tokio::time::sleep;
 
 const RETENTION_MS: i64 = 180 * DAY_MS;
@@ -70,6 +74,11 @@ async fn run(seed: u64, fault: Fault) -> Result<u64, String> {
     let disturbance = if seed.is_multiple_of(2) { 0.08 } else { 0.25 };
     // Events that expire on the way do so first for whoever asks, then in the store, too.
     let (expiry, disappearance) = (sim.random(20..150), sim.random(150..250));
+    let operator = Operator { sim: sim.clone(), store: store.clone(), broker: broker.clone() };
+    let account = AccountId::parse("acme").unwrap();
+    // In some histories a contact is forgotten; what comes of it comes all the same.
+    let forgotten = sim.chance(0.3).then(|| contact_of(1 + sim.pick(2)).parse().unwrap());
+    let (forgotten_at, mut forgetting) = (sim.random(1..350), None);
     let (mut records, mut rested) = (plan.records.iter(), 0);
     for step in 1_u64.. {
         sleep(STEP).await;
@@ -98,6 +107,12 @@ async fn run(seed: u64, fault: Fault) -> Result<u64, String> {
                 return Err("a worker ended".into());
             }
         }
+        if !calm && sim.chance(0.02) {
+            operator.recount(&plan);
+        }
+        if let Some(contact) = forgotten.filter(|_| step == forgotten_at) {
+            forgetting = Some(tokio::spawn(operator.clone().forget(account.clone(), contact)));
+        }
         if !calm && sim.chance(0.01) {
             groups[sim.pick(groups.len())].replay();
         }
@@ -105,7 +120,9 @@ async fn run(seed: u64, fault: Fault) -> Result<u64, String> {
         if !calm && all_done && sim.chance(0.1) {
             groups[sim.pick(groups.len())].recreate();
         }
-        let rests = calm && all_done && records.len() == 0 && groups.iter().all(Group::is_calm);
+        let is_forgotten = forgetting.as_ref().is_none_or(|task| task.is_finished());
+        let rests =
+            calm && all_done && is_forgotten && records.len() == 0 && groups.iter().all(Group::is_calm);
         rested = if rests { rested + 1 } else { 0 };
         if rested > STEPS_OF_REST {
             break;
@@ -116,6 +133,10 @@ async fn run(seed: u64, fault: Fault) -> Result<u64, String> {
         }
     }
     groups.iter().for_each(Group::stop);
+    let plan = match forgotten {
+        Some(contact) => plan.without(&TimelineId::contact(&account, contact)),
+        None => plan,
+    };
     Ledger { sim: &sim, store: &store, broker: &broker, plan: &plan }.check().await?;
     Ok(sim.requests())
 }

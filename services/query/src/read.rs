@@ -10,7 +10,7 @@ use event_store::{Columns, EventStore, StoreError, StoredRow};
 use futures::future::try_join_all;
 use timeline::row::RowKey;
 use timeline::tally::{Counts, FIRST_PART, Node, Parts, ROOT_CELL, Root, Sizes};
-use timeline::{Id, Position, Row, RowBody, Span, Subject, TimelineId, TypeSet};
+use timeline::{EventType, Id, Position, Row, RowBody, Span, Subject, TimelineId, TypeSet};
 
 /// Rows of a contact that are looked at together when only those of one campaign are wanted.
 const CAMPAIGN_SCAN_ROWS: u64 = 2_000;
@@ -302,7 +302,10 @@ impl Reader<'_> {
         let mut rows = self.read(&whole, Columns::All, usize::MAX).await?;
         rows.dedup_by(|next, kept| {
             let same = next.key.position == kept.key.position;
-            if same && RowBody::earliness_of(&next.body) > RowBody::earliness_of(&kept.body) {
+            // A mark stands where a row was taken out, whatever else stands there.
+            let is_mark = |row: &StoredRow| row.key.event_type == EventType::Erased;
+            let comes_first = RowBody::earliness_of(&next.body) > RowBody::earliness_of(&kept.body);
+            if same && !is_mark(kept) && (is_mark(next) || comes_first) {
                 std::mem::swap(next, kept);
             }
             same

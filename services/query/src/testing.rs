@@ -85,7 +85,7 @@ impl Site {
 
 /// Every type's name as senders may write it.
 pub(crate) fn every_type() -> impl Iterator<Item = &'static str> {
-    TypeSet::ALL.iter().map(timeline::EventType::name)
+    TypeSet::SHOWN.iter().map(timeline::EventType::name)
 }
 
 /// Fields that any type of event may have, so that events of all types can be made alike.

@@ -1,6 +1,7 @@
-//! What every service tells about itself — [`metrics`], [`logs`], [`health`], and the [`ops`] routes that show them —
+//! What every service tells about itself — [`metrics`], [`logs`], [`health`], [`finding`], and the [`ops`] routes that show them —
 //! and how it stops: [`shutdown`].
 
+pub mod finding;
 pub mod health;
 pub mod logs;
 pub mod metrics;

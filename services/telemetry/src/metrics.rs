@@ -23,7 +23,7 @@ macro_rules! metrics {
 
 metrics! {
     EVENTS: IntCounterVec = |name, help| counters(name, help, &["outcome"]),
-        "backstamp_events_total", "Events by what became of them: projected, duplicate, list_management_click, expired, dead_letter, waiting_for_send, no_timeline (valid, but of no contact and no campaign that could show it).";
+        "backstamp_events_total", "Events by what became of them: projected, duplicate, list_management_click, expired, dead_letter, waiting_for_send, forgotten (its contact was), no_timeline (valid, but of no contact and no campaign that could show it).";
     DEAD_LETTERS: IntCounterVec = |name, help| counters(name, help, &["code"]),
         "backstamp_dead_letters_total", "Messages sent to the dead-letter topic, by the code of their refusal.";
     REFERENCES: IntCounterVec = |name, help| counters(name, help, &["outcome"]),
@@ -83,13 +83,14 @@ const SECONDS: &[f64] =
 const COUNTS: &[f64] = &[1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0];
 
 /// What becomes of events: the labels of [`EVENTS`].
-const OUTCOMES: [&str; 7] = [
+const OUTCOMES: [&str; 8] = [
     "projected",
     "duplicate",
     "list_management_click",
     "expired",
     "dead_letter",
     "waiting_for_send",
+    "forgotten",
     "no_timeline",
 ];
 /// Why messages are refused: the labels of [`DEAD_LETTERS`], as the domain names them.

@@ -41,13 +41,15 @@ pub enum EventType {
     Purchased = 12,
     Created = 13,
     Imported = 14,
+    /// No event: it stands in the place of one whose contact was forgotten, so that a repeat is told. It shows nowhere and counts nowhere.
+    Erased = 15,
 }
 
 use EventType::*;
 
 impl EventType {
     /// Every type, by its number.
-    pub const ALL: [EventType; 15] = [
+    pub const ALL: [EventType; 16] = [
         Sent,
         Delivered,
         Opened,
@@ -63,6 +65,7 @@ impl EventType {
         Purchased,
         Created,
         Imported,
+        Erased,
     ];
 
     /// The type of a raw event's `type`: the sender's name or the one that the endpoints show.
@@ -105,6 +108,7 @@ impl EventType {
             Purchased => "purchased",
             Created => "created",
             Imported => "imported",
+            Erased => "erased",
         }
     }
 
@@ -128,7 +132,7 @@ pub struct TypeSet(u16);
 
 impl TypeSet {
     /// Every type.
-    pub const ALL: TypeSet = TypeSet((1 << EventType::ALL.len()) - 1);
+    pub const ALL: TypeSet = TypeSet(u16::MAX);
     /// What the campaign stream shows.
     pub const CAMPAIGN: TypeSet = TypeSet::of(&[
         Sent,
@@ -143,7 +147,10 @@ impl TypeSet {
         AutomationUnsubscribed,
     ]);
     /// What the contact timeline shows.
-    pub const CONTACT: TypeSet = TypeSet(TypeSet::ALL.0 & !TypeSet::of(&[Replied, Complained]).0);
+    pub const CONTACT: TypeSet = TypeSet(TypeSet::ALL.0 & !TypeSet::of(&[Replied, Complained, Erased]).0);
+
+    /// What either shows.
+    pub const SHOWN: TypeSet = TypeSet(TypeSet::CAMPAIGN.0 | TypeSet::CONTACT.0);
 
     /// The set of `types`.
     pub const fn of(types: &[EventType]) -> TypeSet {

@@ -10,6 +10,7 @@
 //! | [`filter`] | which clicks are list management |
 //! | [`send`] | what a `send` knew, and what an event takes from it |
 //! | [`row`] | timelines, positions, rows and their stored form; the projection of an event into rows |
+//! | [`order`] | what an operator asks of a timeline's owner |
 //! | [`tally`] | the counted tree beside a timeline's rows |
 //! | [`key`] | API keys: token, checksum, digest, permissions |
 
@@ -18,6 +19,7 @@ pub mod event;
 pub mod filter;
 pub mod id;
 pub mod key;
+pub mod order;
 pub mod reference;
 pub mod row;
 pub mod send;
@@ -26,5 +28,6 @@ pub mod time;
 
 pub use event::{Event, EventType, Refusal, TypeSet};
 pub use id::{AccountId, Id};
+pub use order::Order;
 pub use row::{Position, Row, RowBody, Span, Subject, TimelineId};
 pub use time::Timestamp;

@@ -48,6 +48,24 @@ impl fmt::Display for Subject {
     }
 }
 
+impl Subject {
+    /// Reads the stored form.
+    pub fn parse(stored: &str) -> Option<Subject> {
+        if let Some(campaign) = stored.strip_prefix("campaign:") {
+            return Id::parse(campaign).map(Subject::Campaign);
+        }
+        let (contact, campaign) = match stored.strip_prefix("contact:")?.split_once('/') {
+            Some((contact, campaign)) => (contact, Some(Id::parse(campaign.strip_prefix("campaign:")?)?)),
+            None => (stored.strip_prefix("contact:")?, None),
+        };
+        let contact = crate::id::parse_uuid(contact)?;
+        Some(match campaign {
+            Some(campaign) => Subject::ContactCampaign(contact, campaign),
+            None => Subject::Contact(contact),
+        })
+    }
+}
+
 impl TimelineId {
     /// The timeline of a campaign.
     pub fn campaign(account: &AccountId, campaign: &Id) -> TimelineId {
@@ -219,6 +237,14 @@ impl RowBody {
     /// The rank in a stored form; 0 where that is damaged.
     pub fn rank_of(stored: &[u8]) -> u16 {
         Reader::new(stored, BODY_VERSION, "row").and_then(|mut bytes| bytes.small()).unwrap_or(0)
+    }
+
+    /// The contact in a stored form; none where it has none or is damaged.
+    pub fn contact_of(stored: &[u8]) -> Option<Uuid> {
+        let mut bytes = Reader::new(stored, BODY_VERSION, "row").ok()?;
+        let _rank: u16 = bytes.small().ok()?;
+        let present = bytes.byte().ok()?;
+        if present & 1 == 0 { None } else { Uuid::from_slice(bytes.raw(16).ok()?).ok() }
     }
 
     /// How early a stored row's event came to the log, the greater the earlier: of two rows of one event, under two types, the greater stands.
@@ -570,6 +596,30 @@ mod tests {
             Some(r#"{"url":"https://a.example/\"x","n":1e400,"b":{"c":[ ]}}"#)
         );
         assert_eq!(rows[0].detail.as_deref(), Some(r#"{"url":"https://a.example/\"x"}"#));
+    }
+
+    #[test]
+    fn a_subject_survives_its_stored_form() {
+        let (campaign, contact) = (Id::parse("a:b").expect("an id"), Uuid::from_u128(7));
+        for subject in [
+            Subject::Campaign(campaign.clone()),
+            Subject::Contact(contact),
+            Subject::ContactCampaign(contact, campaign),
+        ] {
+            assert_eq!(Subject::parse(&subject.to_string()), Some(subject));
+        }
+        for bad in ["", "campaign:", "contact:x", "list:a", "contact:00000000-0000-0000-0000-000000000007/a"]
+        {
+            assert_eq!(Subject::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_stored_row_tells_its_contact() {
+        let rows = project(&event(r#""type":"open","email":"a@b.example""#), NOW, Placing::Complete);
+        let contact = Uuid::parse_str("123e4567-e89b-12d3-a456-426614174000").ok();
+        assert_eq!((RowBody::contact_of(&rows[0].body), RowBody::contact_of(&rows[1].body)), (None, contact));
+        assert_eq!(RowBody::contact_of(&[]), None);
     }
 
     #[test]

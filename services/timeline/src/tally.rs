@@ -537,6 +537,16 @@ impl Tree {
             .collect()
     }
 
+    /// Every node, to be counted anew.
+    pub fn all_nodes(&self) -> Vec<NodeRead> {
+        let read = |at: usize| NodeRead {
+            cell: self.root.entries[at].cell,
+            span: self.root.entry_span(at),
+            parts: self.root.entries[at].parts.clone(),
+        };
+        (0..self.root.entries.len()).map(read).collect()
+    }
+
     /// Puts a node in as it was stored, if it covers what the root says. Otherwise it is to be counted anew: [`Tree::put_counted`].
     pub fn put_stored(&mut self, read: &NodeRead, node: Node) -> bool {
         if node.span != read.span {
@@ -629,6 +639,32 @@ impl Tree {
             }
         }
         self.settle();
+    }
+
+    /// Takes rows out that no longer stand, from leaves that were counted.
+    pub fn remove(&mut self, positions: &[Position]) {
+        for position in positions {
+            let cell = self.root.entries[self.root.entry_at(position)].cell;
+            let Some(owned) = self.node_mut(cell) else { continue };
+            let at = owned.node.leaf_at(position);
+            let Some(LeafRows { keys, .. }) = &mut owned.rows[at] else { continue };
+            if let Ok(place) = keys.binary_search_by(|row| row.position.cmp(position)) {
+                let gone = keys.remove(place);
+                owned.node.leaves[at].counts.0[gone.event_type as usize] -= 1;
+                owned.dirty = true;
+            }
+        }
+        self.settle();
+    }
+
+    /// The parts that a row at `position` may stand in.
+    pub fn parts_at(&self, position: &Position) -> Parts {
+        self.root.entries[self.root.entry_at(position)].parts.clone()
+    }
+
+    /// Every part that any row may ever have been written to: an earlier owner that wakes up late knows of fewer, and of their old bounds.
+    pub fn parts_ever(&self) -> std::ops::Range<u32> {
+        FIRST_PART..self.root.next_part
     }
 
     /// Every row that was seen lies between oldest and newest, whoever wrote it.

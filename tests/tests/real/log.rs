@@ -33,6 +33,7 @@ impl Log {
             group: unique_name("group"),
             client_id: "test".to_owned(),
             topic_prefix: prefix.clone(),
+            internal_prefix: String::new(),
             options: parse_options("heartbeat.interval.ms=100").unwrap(),
         };
         Log { topics: kafka.topics(&prefix), config }
@@ -563,6 +564,7 @@ async fn stopped_member() {
         brokers,
         group: std::env::var("LOG_TEST_GROUP").unwrap(),
         topic_prefix: std::env::var("LOG_TEST_PREFIX").unwrap(),
+        internal_prefix: String::new(),
         options: parse_options("session.timeout.ms=1500,heartbeat.interval.ms=200").unwrap(),
         ..KafkaConfig::default()
     };

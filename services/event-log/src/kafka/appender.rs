@@ -24,7 +24,8 @@ use crate::record::{Outgoing, Topic};
 /// At most 64 MiB or 100,000 records wait in the client; whoever has more waits for room.
 pub struct KafkaAppender {
     config: ClientConfig,
-    topic_prefix: String,
+    /// Tells the names of topics.
+    names: KafkaConfig,
     checked: Vec<String>,
     /// Replaced when it has failed for good.
     client: Mutex<Arc<Client>>,
@@ -48,8 +49,8 @@ impl KafkaAppender {
         Ok(KafkaAppender {
             client: Mutex::new(Arc::new(connect(&settings)?)),
             config: settings,
-            topic_prefix: config.topic_prefix.clone(),
-            checked: checked.iter().map(|topic| topic.name_with(&config.topic_prefix)).collect(),
+            checked: checked.iter().map(|topic| config.name_of(*topic)).collect(),
+            names: config.clone(),
         })
     }
 
@@ -66,7 +67,7 @@ impl KafkaAppender {
 
     /// Hands a record to the client, once there is room.
     async fn enqueue(&self, client: &Client, record: &Outgoing, call: &Arc<Call>) -> Result<(), LogError> {
-        let topic = record.topic.name_with(&self.topic_prefix);
+        let topic = self.names.name_of(record.topic);
         let give_up = Instant::now() + ROOM_TIMEOUT;
         loop {
             let message = BaseRecord {

@@ -390,7 +390,7 @@ fn tell_restart(topic: Topic, partition: i32, position: i64) {
     tracing::error!(topic, partition, position, "the log begins anew: its topic was created again");
 }
 
-fn incoming(topic: Topic, message: &BorrowedMessage<'_>) -> Incoming {
+pub(super) fn incoming(topic: Topic, message: &BorrowedMessage<'_>) -> Incoming {
     Incoming {
         topic,
         partition: message.partition(),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::config::OptionsError;
@@ -91,6 +92,8 @@ impl ClientContext for Asking {
         self.0.error(&error, reason);
     }
 }
+
+impl ConsumerContext for Asking {}
 
 /// A client could not be made: says which setting is to blame, and never its value.
 pub(super) fn client_error(error: KafkaError) -> LogError {

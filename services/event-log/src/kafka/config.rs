@@ -5,6 +5,8 @@ use std::fmt;
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
+use crate::record::Topic;
+
 /// How to reach Kafka.
 #[derive(Clone, Default)]
 pub struct KafkaConfig {
@@ -16,6 +18,8 @@ pub struct KafkaConfig {
     pub client_id: String,
     /// What the names of all topics start with; empty in most installations.
     pub topic_prefix: String,
+    /// What the name of the internal topic starts with behind that; empty but where projections are rebuilt beside others.
+    pub internal_prefix: String,
     /// Settings for librdkafka, from [`parse_options`]. They win over ours, but for those that Backstamp's
     /// promises rest on: the clients refuse these.
     pub options: Vec<(String, String)>,
@@ -29,6 +33,7 @@ impl fmt::Debug for KafkaConfig {
             .field("group", &self.group)
             .field("client_id", &self.client_id)
             .field("topic_prefix", &self.topic_prefix)
+            .field("internal_prefix", &self.internal_prefix)
             .field("options", &self.options.iter().map(|(name, _)| name).collect::<Vec<_>>())
             .finish()
     }
@@ -138,6 +143,16 @@ const ALIASES: [(&str, &str); 4] = [
 ];
 
 impl KafkaConfig {
+    /// The whole name of a topic.
+    pub fn name_of(&self, topic: Topic) -> String {
+        match topic {
+            Topic::CampaignEvents => {
+                topic.name_with(&format!("{}{}", self.topic_prefix, self.internal_prefix))
+            }
+            Topic::Events | Topic::References | Topic::DeadLetters => topic.name_with(&self.topic_prefix),
+        }
+    }
+
     /// Settings of a consumer.
     pub(super) fn consumer(&self) -> Result<ClientConfig, OptionsError> {
         let mut ours = vec![
@@ -189,6 +204,20 @@ impl KafkaConfig {
             ("queue.buffering.max.kbytes", "65536"),
             // The topic's limit is the one that counts: a dead letter is as long as what it was made of.
             ("message.max.bytes", "1000000000"),
+        ])
+    }
+
+    /// Settings of a client that reads partitions of its own choice to their ends, and belongs to no group.
+    pub(super) fn scanner(&self) -> Result<ClientConfig, OptionsError> {
+        self.client(&[
+            // The library wants a name.
+            ("group.id", if self.group.is_empty() { "backstamp-tools" } else { &self.group }),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("isolation.level", "read_committed"),
+            ("enable.partition.eof", "true"),
+            ("fetch.wait.max.ms", "50"),
+            ("queued.max.messages.kbytes", "16384"),
         ])
     }
 

@@ -54,7 +54,7 @@ impl KafkaConsumer {
     /// When the options do not hold.
     pub fn new(config: &KafkaConfig, topic: Topic) -> Result<KafkaConsumer, LogError> {
         let settings = config.consumer().map_err(|error| LogError::refused("connect", error))?;
-        let topic_name = topic.name_with(&config.topic_prefix);
+        let topic_name = config.name_of(topic);
         let assignment = Arc::new(Assignment::new(topic));
         let group = Group::new(topic_name.clone(), Arc::clone(&assignment));
         let consumer =

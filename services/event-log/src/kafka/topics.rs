@@ -6,6 +6,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use timeline::time::DAY_MS;
 
 use super::client::{
@@ -51,7 +52,7 @@ const REPLICATION: i32 = 3;
 /// topic.
 const CAMPAIGN_EVENTS_DAYS: u32 = 30;
 /// What a dead letter's headers and frame may add to the message that it was.
-const DEAD_LETTER_EXTRA_BYTES: i64 = 64 * 1024;
+pub(super) const DEAD_LETTER_EXTRA_BYTES: i64 = 64 * 1024;
 /// A broker's own default.
 const MESSAGE_BYTES_MAX: i64 = 1_048_588;
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -62,38 +63,24 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// When the brokers cannot be asked, or refuse: some topics may have been created then.
 pub async fn ensure_topics(config: &KafkaConfig, settings: &TopicSettings) -> Result<TopicsReport, LogError> {
-    let client = config.admin().map_err(|error| LogError::refused("connect", error))?;
-    let client = AdminClient::from_config_and_context(&client, Asking(ClientLog::new("admin")))
-        .map_err(client_error)?;
-    let names = Topic::ALL.map(|topic| (topic, topic.name_with(&config.topic_prefix)));
-    let (client, found) = tokio::task::spawn_blocking({
-        let names = names.clone();
-        move || find(&client, &names).map(|found| (client, found))
-    })
-    .await
-    .unwrap_or_else(|error| Err(LogError::away("topics", error)))?;
-
+    let names = Topic::ALL.map(|topic| (topic, config.name_of(topic)));
+    let Looked { client, found, configs, event_bytes_max } = look(config, &names).await?;
     let mut report = TopicsReport::default();
-    let present: Vec<&(Topic, String)> =
-        names.iter().filter(|(topic, _)| found.partitions.contains_key(topic)).collect();
-    let configs = describe(&client, &present).await?;
-    let event_bytes_max = match configs.get(&Topic::Events) {
-        Some(config) => config.number("max.message.bytes"),
-        None => broker_bytes_max(&client, found.broker).await,
-    };
     let plan = Plan {
         replication: replication(settings, found.brokers, &mut report.warnings),
         settings,
-        dead_letter_bytes_max: event_bytes_max.unwrap_or(MESSAGE_BYTES_MAX) + DEAD_LETTER_EXTRA_BYTES,
+        dead_letter_bytes_max: event_bytes_max + DEAD_LETTER_EXTRA_BYTES,
     };
+    let present: Vec<&(Topic, String)> =
+        names.iter().filter(|(topic, _)| found.shapes.contains_key(topic)).collect();
     for (topic, name) in &present {
-        let partitions = found.partitions[topic];
+        let partitions = found.shapes[topic].partitions;
         let problems =
             plan.problems(*topic, partitions, configs.get(topic).unwrap_or(&TopicConfig::default()));
-        report.warnings.extend(problems.into_iter().map(|problem| format!("{name}: {problem}")));
+        report.warnings.extend(problems.into_iter().map(|problem| format!("{name}: {}", problem.found)));
         report.present.push(name.clone());
     }
-    for (topic, name) in names.iter().filter(|(topic, _)| !found.partitions.contains_key(topic)) {
+    for (topic, name) in names.iter().filter(|(topic, _)| !found.shapes.contains_key(topic)) {
         match create(&client, &plan, *topic, name).await? {
             Created::Now => report.created.push(name.clone()),
             Created::ByAnother => report.present.push(name.clone()),
@@ -104,15 +91,73 @@ pub async fn ensure_topics(config: &KafkaConfig, settings: &TopicSettings) -> Re
 
 type Admin = AdminClient<Asking>;
 
-/// What there is: the number of brokers, one of them, and the number of each topic's partitions.
-struct Found {
-    brokers: i32,
+/// Topics as they are.
+pub(super) struct Looked {
+    pub(super) client: Admin,
+    pub(super) found: Found,
+    pub(super) configs: HashMap<Topic, TopicConfig>,
+    /// The longest message that `mail.events` takes, or would.
+    pub(super) event_bytes_max: i64,
+}
+
+/// Looks at the topics called `names`.
+pub(super) async fn look(config: &KafkaConfig, names: &[(Topic, String)]) -> Result<Looked, LogError> {
+    let client = config.admin().map_err(|error| LogError::refused("connect", error))?;
+    let client = AdminClient::from_config_and_context(&client, Asking(ClientLog::new("admin")))
+        .map_err(client_error)?;
+    let (client, found) = tokio::task::spawn_blocking({
+        let names = names.to_vec();
+        move || find(&client, &names).map(|found| (client, found))
+    })
+    .await
+    .unwrap_or_else(|error| Err(LogError::away("topics", error)))?;
+    let present: Vec<&(Topic, String)> =
+        names.iter().filter(|(topic, _)| found.shapes.contains_key(topic)).collect();
+    let configs = describe(&client, &present).await?;
+    let event_bytes_max = match configs.get(&Topic::Events) {
+        Some(config) => config.number("max.message.bytes"),
+        None => broker_bytes_max(&client, found.broker).await,
+    };
+    Ok(Looked { client, found, configs, event_bytes_max: event_bytes_max.unwrap_or(MESSAGE_BYTES_MAX) })
+}
+
+/// What there is: the number of brokers, one of them, and the shapes of the topics.
+pub(super) struct Found {
+    pub(super) brokers: i32,
     broker: Option<i32>,
-    partitions: HashMap<Topic, i32>,
+    pub(super) shapes: HashMap<Topic, Shape>,
+}
+
+/// How a topic's partitions are spread.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shape {
+    pub(super) partitions: i32,
+    /// Copies of the partition that has the fewest.
+    pub(super) copies: i32,
+    /// Partitions of which a copy is behind or away.
+    pub(super) behind: i32,
+    /// Partitions without a leader.
+    pub(super) leaderless: i32,
+}
+
+impl Shape {
+    fn of(topic: &MetadataTopic) -> Shape {
+        let count = |is: &dyn Fn(&MetadataPartition) -> bool| {
+            i32::try_from(topic.partitions().iter().filter(|partition| is(partition)).count())
+                .unwrap_or(i32::MAX)
+        };
+        let copies = topic.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or(0);
+        Shape {
+            partitions: count(&|_| true),
+            copies: i32::try_from(copies).unwrap_or(i32::MAX),
+            behind: count(&|partition| partition.isr().len() < partition.replicas().len()),
+            leaderless: count(&|partition| partition.leader() < 0),
+        }
+    }
 }
 
 fn find(client: &Admin, names: &[(Topic, String)]) -> Result<Found, LogError> {
-    let mut found = Found { brokers: 0, broker: None, partitions: HashMap::new() };
+    let mut found = Found { brokers: 0, broker: None, shapes: HashMap::new() };
     for (topic, name) in names {
         let metadata = client
             .inner()
@@ -123,8 +168,7 @@ fn find(client: &Admin, names: &[(Topic, String)]) -> Result<Found, LogError> {
         for shown in metadata.topics() {
             match shown.error().map(RDKafkaErrorCode::from) {
                 None => {
-                    let partitions = i32::try_from(shown.partitions().len()).unwrap_or(i32::MAX);
-                    found.partitions.insert(*topic, partitions);
+                    found.shapes.insert(*topic, Shape::of(shown));
                 }
                 Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {}
                 Some(code) => return Err(topic_error(name, code)),
@@ -136,14 +180,14 @@ fn find(client: &Admin, names: &[(Topic, String)]) -> Result<Found, LogError> {
 
 /// A topic's settings, by their names.
 #[derive(Default)]
-struct TopicConfig(HashMap<String, String>);
+pub(super) struct TopicConfig(HashMap<String, String>);
 
 impl TopicConfig {
     fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    fn number(&self, name: &str) -> Option<i64> {
+    pub(super) fn number(&self, name: &str) -> Option<i64> {
         self.text(name)?.parse().ok()
     }
 }
@@ -194,10 +238,30 @@ async fn create(client: &Admin, plan: &Plan<'_>, topic: Topic, name: &str) -> Re
 }
 
 /// How the topics are to be in this Kafka.
-struct Plan<'a> {
-    replication: i32,
-    settings: &'a TopicSettings,
-    dead_letter_bytes_max: i64,
+pub(super) struct Plan<'a> {
+    pub(super) replication: i32,
+    pub(super) settings: &'a TopicSettings,
+    pub(super) dead_letter_bytes_max: i64,
+}
+
+/// What is not as it should be with a topic.
+pub(super) struct Problem {
+    /// Whether a promise is broken by it.
+    pub(super) breaks: bool,
+    pub(super) found: String,
+    pub(super) mend: Mend,
+}
+
+/// What mends a problem with a topic.
+pub(super) enum Mend {
+    /// Another setting, `name=value`.
+    Set(String),
+    /// More copies.
+    Copy,
+    /// To make it anew.
+    Recreate,
+    /// To bring the brokers back.
+    Brokers,
 }
 
 impl Plan<'_> {
@@ -209,7 +273,7 @@ impl Plan<'_> {
     }
 
     /// How long the records of a topic are needed; `None` is for ever.
-    fn retention_ms(&self, topic: Topic) -> Option<i64> {
+    pub(super) fn retention_ms(&self, topic: Topic) -> Option<i64> {
         let days = match topic {
             Topic::Events | Topic::DeadLetters => self.settings.retention_days,
             Topic::CampaignEvents => CAMPAIGN_EVENTS_DAYS,
@@ -222,7 +286,7 @@ impl Plan<'_> {
         let mut settings = vec![
             ("message.timestamp.type", "LogAppendTime".to_owned()),
             // What is acknowledged is on two brokers, and one may be away.
-            ("min.insync.replicas", (self.replication - 1).clamp(1, 2).to_string()),
+            ("min.insync.replicas", min_in_sync(self.replication).to_string()),
         ];
         match self.retention_ms(topic) {
             Some(retention_ms) => settings.extend([
@@ -239,34 +303,52 @@ impl Plan<'_> {
     }
 
     /// What is not as it should be with a topic that is there.
-    fn problems(&self, topic: Topic, partitions: i32, config: &TopicConfig) -> Vec<String> {
+    pub(super) fn problems(&self, topic: Topic, partitions: i32, config: &TopicConfig) -> Vec<Problem> {
         let mut problems = Vec::new();
+        let mut problem = |found: String, mend| {
+            problems.push(Problem { breaks: true, found, mend });
+        };
         if topic == Topic::CampaignEvents && partitions != CAMPAIGN_EVENTS_PARTITIONS {
-            problems.push(format!(
-                "it has {partitions} partitions instead of {CAMPAIGN_EVENTS_PARTITIONS}: campaigns would have two owners"
-            ));
+            problem(
+                format!(
+                    "it has {partitions} partitions instead of {CAMPAIGN_EVENTS_PARTITIONS}: campaigns would have two owners"
+                ),
+                Mend::Recreate,
+            );
         }
         if let Some(kind) = config.text("message.timestamp.type").filter(|kind| *kind != "LogAppendTime") {
-            problems.push(format!(
-                "message.timestamp.type is {kind} instead of LogAppendTime: the senders' clocks are believed"
-            ));
+            problem(
+                format!(
+                    "message.timestamp.type is {kind} instead of LogAppendTime: the senders' clocks are believed"
+                ),
+                Mend::Set("message.timestamp.type=LogAppendTime".to_owned()),
+            );
         }
         let policy = config.text("cleanup.policy").unwrap_or_default();
         let is_compacted = policy.split(',').any(|policy| policy.trim() == "compact");
         match self.retention_ms(topic) {
-            None if !is_compacted => problems
-                .push(format!("cleanup.policy is {policy} instead of compact: old references would go")),
+            None if !is_compacted => problem(
+                format!("cleanup.policy is {policy} instead of compact: old references would go"),
+                Mend::Set("cleanup.policy=compact".to_owned()),
+            ),
             None => {}
-            Some(_) if is_compacted => {
-                problems.push(format!("cleanup.policy is {policy}: records with equal keys would go"));
-            }
+            Some(_) if is_compacted => problem(
+                format!("cleanup.policy is {policy}: records with equal keys would go"),
+                Mend::Set("cleanup.policy=delete".to_owned()),
+            ),
             Some(needed) => {
                 let kept = config.number("retention.ms").unwrap_or(-1);
                 if kept >= 0 && kept < needed {
-                    problems.push(format!("retention.ms is {kept}, less than the {needed} that are needed"));
+                    problem(
+                        format!("retention.ms is {kept}, less than the {needed} that are needed"),
+                        Mend::Set(format!("retention.ms={needed}")),
+                    );
                 }
                 if let Some(bytes) = config.number("retention.bytes").filter(|bytes| *bytes >= 0) {
-                    problems.push(format!("retention.bytes is {bytes}: records may go before their time"));
+                    problem(
+                        format!("retention.bytes is {bytes}: records may go before their time"),
+                        Mend::Set("retention.bytes=-1".to_owned()),
+                    );
                 }
             }
         }
@@ -274,17 +356,65 @@ impl Plan<'_> {
             let taken = config.number("max.message.bytes").unwrap_or(i64::MAX);
             let needed = self.dead_letter_bytes_max;
             if taken < needed {
-                problems.push(format!(
-                    "max.message.bytes is {taken}, less than {needed}: a long message could not be put aside, \
-                     and would hold up what is behind it"
-                ));
+                problem(
+                    format!(
+                        "max.message.bytes is {taken}, less than {needed}: a long message could not be put aside, \
+                         and would hold up what is behind it"
+                    ),
+                    Mend::Set(format!("max.message.bytes={needed}")),
+                );
             }
+        }
+        problems
+    }
+
+    /// What `backstamp check` tells beside that: how safe a record is that was acknowledged.
+    pub(super) fn safety_problems(&self, shape: Shape, config: &TopicConfig) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if shape.leaderless > 0 {
+            let found = format!("{} of its partitions have no leader", shape.leaderless);
+            problems.push(Problem { breaks: true, found, mend: Mend::Brokers });
+        }
+        if shape.behind > 0 {
+            let found = format!("a copy of {} of its partitions is behind or away", shape.behind);
+            problems.push(Problem { breaks: false, found, mend: Mend::Brokers });
+        }
+        if shape.copies < self.replication.min(REPLICATION) {
+            let found =
+                format!("it has {} copies of a partition instead of {}", shape.copies, self.replication);
+            problems.push(Problem { breaks: false, found, mend: Mend::Copy });
+        }
+        let in_sync = config.number("min.insync.replicas").unwrap_or(1);
+        let needed = i64::from(min_in_sync(shape.copies));
+        if in_sync < needed {
+            problems.push(Problem {
+                breaks: false,
+                found: format!(
+                    "min.insync.replicas is {in_sync}: what is acknowledged may be on one broker alone"
+                ),
+                mend: Mend::Set(format!("min.insync.replicas={needed}")),
+            });
+        }
+        if shape.copies > 1 && in_sync >= i64::from(shape.copies) {
+            problems.push(Problem {
+                breaks: false,
+                found: format!(
+                    "min.insync.replicas is {in_sync} of {} copies: nothing is taken while one broker is away",
+                    shape.copies
+                ),
+                mend: Mend::Set(format!("min.insync.replicas={needed}")),
+            });
         }
         problems
     }
 }
 
-fn replication(settings: &TopicSettings, brokers: i32, warnings: &mut Vec<String>) -> i32 {
+/// On how many brokers a record is at least that was acknowledged; one may be away.
+fn min_in_sync(copies: i32) -> i32 {
+    (copies - 1).clamp(1, 2)
+}
+
+pub(super) fn replication(settings: &TopicSettings, brokers: i32, warnings: &mut Vec<String>) -> i32 {
     settings.replication.unwrap_or_else(|| {
         if brokers < REPLICATION {
             let brokers = brokers.max(1);
@@ -320,6 +450,7 @@ mod tests {
         for topic in Topic::ALL {
             let settings = PLAN.settings_of(topic).into_iter().map(|(name, value)| (name.to_owned(), value));
             let problems = PLAN.problems(topic, PLAN.partitions(topic), &TopicConfig(settings.collect()));
+            let problems: Vec<String> = problems.into_iter().map(|problem| problem.found).collect();
             assert_eq!(problems, Vec::<String>::new(), "{topic:?}");
         }
     }
@@ -343,6 +474,18 @@ mod tests {
         let dead =
             config(&[("cleanup.policy", "delete"), ("retention.ms", "-1"), ("max.message.bytes", "1048588")]);
         assert_eq!(PLAN.problems(Topic::DeadLetters, 1, &dead).len(), 1);
+    }
+
+    #[test]
+    fn what_one_broker_could_lose_is_told() {
+        let config = |in_sync: &str| TopicConfig([("min.insync.replicas".into(), in_sync.into())].into());
+        let shape = Shape { partitions: 12, copies: 3, ..Shape::default() };
+        let told = |shape, in_sync| PLAN.safety_problems(shape, &config(in_sync)).len();
+        assert_eq!(told(shape, "2"), 0);
+        assert_eq!(told(shape, "1"), 1);
+        assert_eq!(told(shape, "3"), 1);
+        assert_eq!(told(Shape { copies: 1, ..shape }, "1"), 1);
+        assert_eq!(told(Shape { behind: 2, leaderless: 1, ..shape }, "2"), 2);
     }
 
     #[test]

@@ -25,14 +25,26 @@ const BOOKKEEPING: Migration = Migration {
 
 /// Every migration, in order. One that was released never changes. Each must be safe to run again: an applier may die
 /// before it records what it did.
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "0001_tables",
-    cql: include_str!("../../../../schemas/cql/0001_tables.cql"),
-}];
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "0001_tables",
+        cql: include_str!("../../../../schemas/cql/0001_tables.cql"),
+    },
+    Migration {
+        version: 2,
+        name: "0002_dead_letters",
+        cql: include_str!("../../../../schemas/cql/0002_dead_letters.cql"),
+    },
+    Migration {
+        version: 3,
+        name: "0003_forgotten",
+        cql: include_str!("../../../../schemas/cql/0003_forgotten.cql"),
+    },
+];
 
 /// The tables that the migrations leave.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 11] = [
     "schema_lock",
     "schema_migrations",
     "timeline_rows",
@@ -42,6 +54,8 @@ const TABLES: [&str; 9] = [
     "refs",
     "epochs",
     "api_keys",
+    "dead_letters",
+    "forgotten",
 ];
 
 /// The replication factor where none is asked for and there are nodes enough.
@@ -182,9 +196,9 @@ pub(super) async fn check(session: &Session, keyspace: &str) -> Result<(), Store
 }
 
 /// A file of statements.
-struct Migration {
+pub(super) struct Migration {
     version: i32,
-    name: &'static str,
+    pub(super) name: &'static str,
     cql: &'static str,
 }
 

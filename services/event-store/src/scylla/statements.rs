@@ -51,6 +51,14 @@ pub(super) struct Statements {
     pub(super) write_key: Statement,
     pub(super) read_key: Statement,
     pub(super) list_keys: Statement,
+    pub(super) insert_letter: Statement,
+    pub(super) update_letter: Statement,
+    pub(super) read_letter: Statement,
+    pub(super) list_letters: Statement,
+    pub(super) forget: Statement,
+    pub(super) list_forgotten: Statement,
+    pub(super) erase_reference: Statement,
+    pub(super) list_timelines: Statement,
 }
 
 impl Statements {
@@ -191,6 +199,37 @@ impl Statements {
                  FROM keyspace.api_keys WHERE key_id = ?",
             )
             .await?,
+            insert_letter: prepare(
+                "mark_letter",
+                "INSERT INTO keyspace.dead_letters (place, state, run, at) VALUES (?, ?, ?, ?) IF NOT EXISTS",
+            )
+            .await?,
+            update_letter: prepare(
+                "mark_letter",
+                "UPDATE keyspace.dead_letters SET state = ?, run = ?, at = ? WHERE place = ?
+                 IF state = ? AND run = ? AND at = ?",
+            )
+            .await?,
+            read_letter: prepare(
+                "mark_letter",
+                "SELECT place, state, run, at FROM keyspace.dead_letters WHERE place = ?",
+            )
+            .await?,
+            forget: prepare(
+                "forget",
+                "INSERT INTO keyspace.forgotten (account_id, contact_id, forgotten_at) VALUES (?, ?, ?)",
+            )
+            .await?,
+            list_forgotten: prepare("list_forgotten", "SELECT account_id, contact_id FROM keyspace.forgotten")
+                .await?,
+            erase_reference: prepare(
+                "erase_reference",
+                "DELETE name, email FROM keyspace.refs USING TIMESTAMP ? WHERE account_id = ? AND kind = ? AND id = ?",
+            )
+            .await?,
+            list_timelines: prepare("list_timelines", "SELECT DISTINCT account_id, subject FROM keyspace.tallies")
+                .await?,
+            list_letters: prepare("list_letters", "SELECT place, state, run, at FROM keyspace.dead_letters").await?,
             list_keys: prepare(
                 "list_keys",
                 "SELECT key_id, digest, account_id, permissions, created_at, expires_at, revoked_at FROM keyspace.api_keys",
@@ -199,6 +238,7 @@ impl Statements {
         };
         // Sees every conditional write that was answered, and finishes one that was left half done.
         statements.read_epoch.prepared.set_consistency(Consistency::Serial);
+        statements.read_letter.prepared.set_consistency(Consistency::Serial);
         Ok(statements)
     }
 }

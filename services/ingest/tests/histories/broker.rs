@@ -111,6 +111,18 @@ impl Broker {
         self.state().topics[&topic].iter().all(|partition| partition.committed >= partition.records.len())
     }
 
+    /// How many records each partition of a topic has.
+    pub(crate) fn ends(&self, topic: Topic) -> Vec<usize> {
+        self.state().topics[&topic].iter().map(|partition| partition.records.len()).collect()
+    }
+
+    /// Whether so many records are committed, or were when the topic was made anew.
+    pub(crate) fn has_passed(&self, topic: Topic, ends: &[usize]) -> bool {
+        let state = self.state();
+        let mut partitions = state.topics[&topic].iter().zip(ends);
+        partitions.all(|(partition, end)| partition.committed >= *end || partition.records.len() < *end)
+    }
+
     /// Has a partition read again from its beginning by whoever is given it next.
     pub(crate) fn rewind(&self, topic: Topic, partition: i32) {
         self.state().partition(topic, partition).committed = 0;

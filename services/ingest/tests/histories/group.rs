@@ -75,6 +75,7 @@ impl Group {
             appender: Arc::new(SimAppender { broker: self.broker.clone(), member: self.started }),
             clock: Arc::new(move || sim.now().plus_ms(skew_ms)),
             shutdown: shutdown.clone(),
+            replay_per_second_max: None,
         };
         let task = match self.topic {
             Topic::Events => {

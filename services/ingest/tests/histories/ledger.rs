@@ -14,6 +14,9 @@ use super::sim::{BEGIN, Sim};
 use super::sim_store::SimStore;
 use super::{RETENTION_MS, SKEW_MAX_MS};
 
+/// The types of all that may show.
+const SHOWN: TypeSet = TypeSet::SHOWN;
+
 /// What is looked at.
 pub(crate) struct Ledger<'a> {
     pub(crate) sim: &'a Sim,
@@ -77,8 +80,23 @@ impl Ledger<'_> {
             let key: &timeline::row::RowKey = key;
             !self.plan.projected.contains(&*key.position.id)
         };
-        match self.store.living_rows().iter().find(|row| wrong(row)) {
-            Some((id, key)) => Err(format!("{id:?}: {key:?} shows")),
+        if let Some((id, key)) = self.store.living_rows().iter().find(|row| wrong(row)) {
+            return Err(format!("{id:?}: {key:?} shows"));
+        }
+        let Some((contact, erased)) = &self.plan.forgotten else { return Ok(()) };
+        let erased: BTreeSet<&str> = erased.iter().map(|(_, id, _)| id.as_str()).collect();
+        let is_erased =
+            |(id, key): &(TimelineId, timeline::row::RowKey)| match (&id.subject, &contact.subject) {
+                (Subject::Campaign(_), _) => {
+                    key.event_type != EventType::Erased && erased.contains(&*key.position.id)
+                }
+                (Subject::Contact(one) | Subject::ContactCampaign(one, _), Subject::Contact(other)) => {
+                    one == other
+                }
+                _ => false,
+            };
+        match self.store.living_rows().iter().find(|row| is_erased(row)) {
+            Some((id, key)) => Err(format!("{id:?}: {key:?} of a forgotten contact stands")),
             None => Ok(()),
         }
     }
@@ -122,13 +140,13 @@ impl Ledger<'_> {
     /// Everything, and something of it.
     fn filters(&self) -> [Filter; 3] {
         let some = || {
-            let types = EventType::ALL.into_iter().filter(|_| self.sim.chance(0.5));
+            let types = SHOWN.iter().filter(|_| self.sim.chance(0.5));
             let types = types.fold(TypeSet::default(), TypeSet::with);
             let at = |steps: u64| Position::at_start_of(BEGIN.plus_ms(steps.cast_signed() * 500 - 10_000));
             let (from, until) = (at(self.sim.random(0..10)), at(self.sim.random(6..20)));
             Filter { types, span: Span { from, until } }
         };
-        [Filter { types: TypeSet::ALL, span: self.kept() }, some(), some()]
+        [Filter { types: SHOWN, span: self.kept() }, some(), some()]
     }
 
     /// Every page of a timeline, or of what a contact's has of one campaign, shows what it should, and the total is right.

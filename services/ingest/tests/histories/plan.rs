@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) references: BTreeMap<ReferenceKey, StoredReference>,
     /// Whether some events expire on the way.
     pub(crate) expires: bool,
+    /// A contact that was forgotten, and what it had.
+    pub(crate) forgotten: Option<(TimelineId, BTreeSet<Row>)>,
 }
 
 struct Draft<'a> {
@@ -60,6 +62,17 @@ struct Draft<'a> {
 }
 
 impl Plan {
+    /// The same, where a contact was forgotten. What of it waited may wait yet.
+    pub(crate) fn without(mut self, contact: &TimelineId) -> Plan {
+        let erased = self.want.remove(contact).unwrap_or_default();
+        for rows in self.want.values_mut() {
+            rows.retain(|row| !erased.contains(row));
+        }
+        self.waiting.retain(|id| erased.iter().all(|(_, erased, _)| erased != id));
+        self.forgotten = Some((contact.clone(), erased));
+        self
+    }
+
     /// A plan with about so many events.
     pub(crate) fn draw(sim: &Sim, events: usize) -> Plan {
         let account = AccountId::parse("acme").unwrap();
@@ -80,7 +93,7 @@ impl Plan {
 }
 
 /// A contact's id.
-fn contact_of(number: usize) -> String {
+pub(crate) fn contact_of(number: usize) -> String {
     format!("00000000-0000-4000-8000-{number:012}")
 }
 

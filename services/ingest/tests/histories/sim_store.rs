@@ -16,6 +16,7 @@ use timeline::row::RowKey;
 use timeline::send::SendFacts;
 use timeline::tally::{ROOT_CELL, Root};
 use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
+use uuid::Uuid;
 
 use super::RETENTION_MS;
 use super::fault::Fault;
@@ -55,6 +56,7 @@ struct State {
     references: BTreeMap<ReferenceKey, [Cell<Box<str>>; 3]>,
     known: BTreeSet<TimelineId>,
     epochs: BTreeMap<String, u64>,
+    forgotten: Vec<(AccountId, Uuid)>,
     /// Counts what arrives, where that is the stamp.
     arrived: i64,
 }
@@ -92,6 +94,11 @@ impl SimStore {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// Remembers that a contact was forgotten.
+    pub(crate) fn forget(&self, account: &AccountId, contact: Uuid) {
+        self.state().forgotten.push((account.clone(), contact));
     }
 
     /// The positions and types of all rows that live.
@@ -170,6 +177,10 @@ impl EventStore for SimStore {
             }
         }
         Ok(())
+    }
+
+    async fn list_forgotten(&self) -> Result<Vec<(AccountId, Uuid)>, StoreError> {
+        self.read("list_forgotten", |state, _| state.forgotten.clone()).await
     }
 
     async fn delete_rows(
