@@ -17,7 +17,7 @@ mod consumer;
 mod topics;
 
 pub use appender::KafkaAppender;
-pub use assignment::Claim;
+pub use assignment::{Claim, Position};
 pub use config::{KafkaConfig, OptionsError, parse_options};
-pub use consumer::{Batch, BatchLimits, CommitOutcome, KafkaConsumer};
-pub use topics::{CAMPAIGN_EVENTS_PARTITIONS, TopicSettings, TopicsReport, ensure_topics};
+pub use consumer::{Batch, BatchLimits, CommitOutcome, KafkaConsumer, Observer};
+pub use topics::{CAMPAIGN_EVENTS_PARTITIONS, TopicSettings, TopicsReport, ensure_topics, read_retention};

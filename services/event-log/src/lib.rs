@@ -22,4 +22,5 @@ pub use kafka::{Batch, BatchLimits, Claim, CommitOutcome, KafkaAppender, KafkaCo
 pub use kafka::{
     CAMPAIGN_EVENTS_PARTITIONS, OptionsError, TopicSettings, TopicsReport, ensure_topics, parse_options,
 };
+pub use kafka::{Observer, Position, read_retention};
 pub use record::{Incoming, Outgoing, Topic};

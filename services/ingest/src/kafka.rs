@@ -11,15 +11,17 @@ use event_log::{
     Appender, Batch, BatchLimits, Claim, Incoming, KafkaAppender, KafkaConfig, KafkaConsumer, LogError,
     Outgoing, Topic,
 };
-use event_store::EventStore;
+use event_store::{EventStore, Stage};
 use telemetry::health::Health;
 use telemetry::metrics;
 use telemetry::shutdown::Shutdown;
 use timeline::row::{PlacedRow, decode_placed, encode_placed};
 use timeline::{Refusal, Timestamp};
+use tokio::task::JoinHandle;
 
 use crate::own::{OwnBatch, Owner};
 use crate::place::{Place, RawRecord, finish_joined};
+use crate::progress::Progress;
 use crate::references::{RawReference, Stamps, store_references};
 use crate::retry::{Failure, until_done};
 use crate::{Clock, IngestSettings, KEYS_HELD_MAX};
@@ -30,6 +32,8 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(8);
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 /// How long to wait where the log cannot be read.
 const READ_RETRY: Duration = Duration::from_secs(1);
+/// How often topics are asked how long they keep their records.
+const RETENTION_EVERY: Duration = Duration::from_secs(300);
 /// Rows in one message of the internal topic take up to about this many bytes.
 const PLACED_BYTES_MAX: usize = 256 * 1024;
 /// Partitions of the internal topic. Part of the stored format.
@@ -62,6 +66,7 @@ pub async fn run(
         Ok(Worker {
             topic,
             consumer,
+            progress: Progress::new(topic),
             appender: appender.clone(),
             clock: clock.clone(),
             shutdown: shutdown.clone(),
@@ -87,9 +92,10 @@ pub async fn run(
         let appender = appender.clone();
         async move || appender.check().await.map_err(|error| error.describe())
     }));
+    let retention = tokio::spawn(show_retention(kafka.clone()));
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(placing.run_place(place, store.clone()));
-    tasks.spawn(owning.run_own(owner));
+    tasks.spawn(owning.run_own(owner, store.clone()));
     tasks.spawn(referring.run_references(store));
 
     // One that ends ends all.
@@ -113,7 +119,7 @@ pub async fn run(
         Ok(())
     });
     tasks.shutdown().await;
-    for check in [checks, log_checks] {
+    for check in [checks, log_checks, retention] {
         check.abort();
     }
     outcome
@@ -123,6 +129,7 @@ pub async fn run(
 struct Worker {
     topic: Topic,
     consumer: KafkaConsumer,
+    progress: Progress,
     appender: Arc<KafkaAppender>,
     clock: Clock,
     shutdown: Shutdown,
@@ -130,23 +137,26 @@ struct Worker {
 
 impl Worker {
     async fn run_place(self, mut place: Place, store: Arc<dyn EventStore>) -> Result<(), LogError> {
+        let reporting = self.report(Some((Stage::Place, store.clone())));
         while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
             let timer = BatchTimer::start("place", batch.records.len());
             let records: Vec<RawRecord<'_>> = batch.records.iter().map(RawRecord::from).collect();
             let placed = place.work((self.clock)(), &records).await;
             let oldest = batch.records.iter().map(|record| record.appended_at).min();
-            let mut outgoing = pack(placed.rows, oldest.unwrap_or(Timestamp(0)));
-            outgoing.extend(dead_letters(&batch.records, placed.refused));
-            self.publish(outgoing).await;
+            let rows = pack(placed.rows, oldest.unwrap_or(Timestamp(0)));
+            let letters = dead_letters(&batch.records, placed.refused);
+            tokio::join!(self.publish(rows), self.publish_letters(letters));
             finish_joined(store.as_ref(), &placed.joined).await;
             self.commit(&batch, &HashSet::new()).await;
             timer.stop();
         }
+        stop(reporting).await;
         self.consumer.close().await;
         Ok(())
     }
 
-    async fn run_own(self, mut owner: Owner) -> Result<(), LogError> {
+    async fn run_own(self, mut owner: Owner, store: Arc<dyn EventStore>) -> Result<(), LogError> {
+        let reporting = self.report(Some((Stage::Own, store)));
         while let Some(batch) = self.next_batch(OWN_LIMITS).await? {
             let lost = self.take_over(&mut owner, &batch).await;
             let mut by_partition = BTreeMap::<i32, Vec<PlacedRow>>::new();
@@ -162,11 +172,12 @@ impl Worker {
                     Err(damaged) => {
                         let refusal =
                             Refusal::new(timeline::event::code::MALFORMED_JSON, damaged.to_string());
-                        self.publish(vec![dead_letter(record, &refusal)]).await;
+                        self.publish_letters(vec![dead_letter(record, &refusal)]).await;
                     }
                 }
             }
             let timer = BatchTimer::start("own", rows);
+            let occurred: Vec<Timestamp> = occurred(by_partition.values().flatten());
             let work = by_partition
                 .into_iter()
                 .filter_map(|(partition, rows)| {
@@ -174,22 +185,25 @@ impl Worker {
                 })
                 .collect();
             owner.work((self.clock)(), work).await;
-            show_delay((self.clock)(), &published);
+            show_delay((self.clock)(), &occurred, &published);
             self.commit(&batch, &lost).await;
             timer.stop();
         }
+        stop(reporting).await;
         self.consumer.close().await;
         Ok(())
     }
 
     async fn run_references(self, store: Arc<dyn EventStore>) -> Result<(), LogError> {
         let mut stamps = Stamps::default();
+        let reporting = self.report(None);
         while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
             let records: Vec<RawReference<'_>> = batch.records.iter().map(RawReference::from).collect();
             let refused = store_references(&store, &mut stamps, &records).await;
-            self.publish(dead_letters(&batch.records, refused)).await;
+            self.publish_letters(dead_letters(&batch.records, refused)).await;
             self.commit(&batch, &HashSet::new()).await;
         }
+        stop(reporting).await;
         self.consumer.close().await;
         Ok(())
     }
@@ -205,7 +219,7 @@ impl Worker {
             match next {
                 Ok(batch) if batch.records.is_empty() => {}
                 Ok(batch) => {
-                    self.show_lag(&batch.records, |records| records.first());
+                    self.progress.begins(&batch.records);
                     return Ok(Some(batch));
                 }
                 Err(error) if error.may_pass() => {
@@ -245,9 +259,21 @@ impl Worker {
         outcome.refused.into_iter().collect()
     }
 
+    /// Tells how far this member is, until it is stopped.
+    fn report(&self, told: Option<(Stage, Arc<dyn EventStore>)>) -> JoinHandle<()> {
+        tokio::spawn(self.progress.clone().report(self.consumer.observer(), told, self.clock.clone()))
+    }
+
     async fn publish(&self, outgoing: Vec<Outgoing>) {
         if !outgoing.is_empty() {
             until_done("publish", || self.appender.append(outgoing.clone())).await;
+        }
+    }
+
+    /// Apart from the rows: a topic that takes no letters does not have the rows of a batch published again and again.
+    async fn publish_letters(&self, letters: Vec<Outgoing>) {
+        if !letters.is_empty() {
+            until_done("publish_dead_letters", || self.appender.append(letters.clone())).await;
         }
     }
 
@@ -262,29 +288,53 @@ impl Worker {
                 batch.claims.get(&partition).map(|claim| (partition, *claim, offset))
             })
             .collect();
-        until_done("commit", || self.consumer.commit(&offsets)).await;
-        let lag = self.consumer.lag();
-        self.show_lag(&batch.records, |records| {
-            records.last().filter(|record| lag.get(&record.partition).is_some_and(|messages| *messages > 0))
-        });
-    }
-
-    /// Shows each partition's lag in seconds: the age of one of its records, or none.
-    fn show_lag(&self, records: &[Incoming], of: impl Fn(&[Incoming]) -> Option<&Incoming>) {
+        let outcome = until_done("commit", || self.consumer.commit(&offsets)).await;
         let now = (self.clock)();
-        for records in records.chunk_by(|one, next| one.partition == next.partition) {
-            let age_ms = of(records).map_or(0, |record| (now.0 - record.appended_at.0).max(0));
-            let labels = [self.topic.name(), &records[0].partition.to_string()];
-            metrics::LAG_SECONDS.with_label_values(&labels).set(age_ms / 1000);
+        for (partition, claim, offset) in offsets {
+            if outcome.done.contains(&partition) {
+                self.progress.done(partition, claim.0, offset, now);
+            }
         }
     }
 }
 
-/// Shows how long it took from when records were published until now, when their rows are written.
-pub(crate) fn show_delay(now: Timestamp, published: &[Timestamp]) {
-    for appended_at in published {
-        let seconds = (now.0 - appended_at.0).max(0) as f64 / 1000.0;
-        metrics::VISIBLE_SECONDS.with_label_values(&["published"]).observe(seconds);
+/// Stops a task, and waits until it has let go of everything.
+async fn stop(task: JoinHandle<()>) {
+    task.abort();
+    // It was told to end.
+    let _ = task.await;
+}
+
+/// Shows how long the topics keep their records. Whoever may not ask shows nothing.
+async fn show_retention(kafka: KafkaConfig) {
+    let topics = [Topic::Events, Topic::CampaignEvents, Topic::References];
+    loop {
+        match event_log::read_retention(&kafka, &topics).await {
+            Ok(retention) => {
+                for (topic, ms) in retention {
+                    metrics::TOPIC_RETENTION.with_label_values(&[topic.name()]).set(ms / 1000);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = error.describe(), "topics do not tell how long they keep records")
+            }
+        }
+        tokio::time::sleep(RETENTION_EVERY).await;
+    }
+}
+
+/// When the events of rows occurred, each once.
+pub(crate) fn occurred<'a>(rows: impl Iterator<Item = &'a PlacedRow>) -> Vec<Timestamp> {
+    rows.filter(|row| row.counts).map(|row| row.key.position.at).collect()
+}
+
+/// Shows how long it took from when events occurred, and from when records were published, until now, when their rows are written.
+pub(crate) fn show_delay(now: Timestamp, occurred: &[Timestamp], published: &[Timestamp]) {
+    for (since, instants) in [("occurred", occurred), ("published", published)] {
+        let delays = metrics::VISIBLE_SECONDS.with_label_values(&[since]);
+        for at in instants {
+            delays.observe((now.0 - at.0).max(0) as f64 / 1000.0);
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Log in, store out. [`place`] takes raw events as they come: decodes, filters, joins, and hands rows on by timeline. [`own`]
 //! writes each timeline's rows and tallies. [`references`] keeps names. [`kafka`] runs them as members of consumer groups,
-//! [`embedded`] in one process.
+//! [`embedded`] in one process. `progress` tells until when everything that was published is visible.
 
 pub mod embedded;
 pub mod kafka;
 pub mod own;
 pub mod place;
+mod progress;
 pub mod references;
 pub mod retry;
 
@@ -15,7 +16,9 @@ use timeline::Timestamp;
 use timeline::filter::ListManagementFilter;
 use timeline::tally::Sizes;
 
+pub use embedded::Visible;
 pub(crate) use kafka::BatchTimer;
+pub use progress::least;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;

@@ -33,7 +33,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::statistics::{self, Statistics};
-use telemetry::metrics::{LAG_MESSAGES, REBALANCES};
+use telemetry::metrics::REBALANCES;
 use timeline::Timestamp;
 use tokio::sync::Notify;
 
@@ -84,6 +84,21 @@ struct Held {
     queue: PartitionQueue<Group>,
     /// What was read ends here. librdkafka may fetch a record again around a rebalance.
     position: i64,
+    /// Where fetching goes on, as of the last statistics, if nothing that was fetched waited to be read.
+    fetched_to: Option<i64>,
+    /// The same, if it was so twice in a row: the first may speak of an assignment before this one.
+    read_to: Option<i64>,
+}
+
+/// How far a partition that is held was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The claim under which it is held.
+    pub claim: Claim,
+    /// The offset behind the last record that was read; `None` where none was.
+    pub behind_last: Option<i64>,
+    /// There is no record between that and this offset: transactions leave marks in the log that nobody is handed.
+    pub no_record_below: Option<i64>,
 }
 
 /// What [`Assignment::read`] found.
@@ -156,6 +171,16 @@ impl Assignment {
         locked(&self.state).lag.clone()
     }
 
+    /// How far each partition that is held was read.
+    pub(super) fn positions(&self) -> HashMap<i32, Position> {
+        let position = |held: &Held| Position {
+            claim: held.claim,
+            behind_last: Some(held.position).filter(|position| *position != i64::MIN),
+            no_record_below: held.read_to,
+        };
+        locked(&self.state).held.iter().map(|(partition, held)| (*partition, position(held))).collect()
+    }
+
     /// Passes the gate. While it is held, no claim that is current ends.
     pub(super) fn pass_gate(&self) -> MutexGuard<'_, ()> {
         locked(&self.gate)
@@ -169,7 +194,8 @@ impl Assignment {
             queue.set_nonempty_callback(move || news.notify_one());
             let claim = Claim::new();
             tracing::info!(topic = self.topic.name(), partition, claim = claim.0, "partition assigned");
-            state.held.insert(partition, Held { claim, queue, position: i64::MIN });
+            let held = Held { claim, queue, position: i64::MIN, fetched_to: None, read_to: None };
+            state.held.insert(partition, held);
         }
         state.changed = true;
         drop(state);
@@ -198,8 +224,6 @@ impl Assignment {
         drop(self.pass_gate());
         for (partition, held) in &gone {
             tracing::info!(topic = self.topic.name(), partition, claim = held.claim.0, "partition {kind}");
-            // It may never have had a lag.
-            let _ = LAG_MESSAGES.remove_label_values(&[self.topic.name(), &partition.to_string()]);
         }
         self.count(kind, gone.len());
         self.news.notify_one();
@@ -227,13 +251,14 @@ impl Assignment {
     fn update_lag(&self, topic: &statistics::Topic) {
         let mut state = locked(&self.state);
         let State { held, lag, .. } = &mut *state;
-        for partition in topic.partitions.values().filter(|partition| held.contains_key(&partition.partition))
-        {
+        for partition in topic.partitions.values() {
+            let Some(held) = held.get_mut(&partition.partition) else { continue };
+            let is_read = partition.fetch_state == "active" && partition.fetchq_cnt == 0;
+            let fetched_to = Some(partition.next_offset).filter(|offset| is_read && *offset >= 0);
+            held.read_to = fetched_to.filter(|_| fetched_to == held.fetched_to);
+            held.fetched_to = fetched_to;
             let Some(messages) = lag_of(partition) else { continue };
             lag.insert(partition.partition, messages);
-            LAG_MESSAGES
-                .with_label_values(&[self.topic.name(), &partition.partition.to_string()])
-                .set(messages);
         }
     }
 

@@ -25,14 +25,21 @@ const BOOKKEEPING: Migration = Migration {
 
 /// Every migration, in order. One that was released never changes. Each must be safe to run again: an applier may die
 /// before it records what it did.
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "0001_tables",
-    cql: include_str!("../../../../schemas/cql/0001_tables.cql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "0001_tables",
+        cql: include_str!("../../../../schemas/cql/0001_tables.cql"),
+    },
+    Migration {
+        version: 2,
+        name: "0002_progress",
+        cql: include_str!("../../../../schemas/cql/0002_progress.cql"),
+    },
+];
 
 /// The tables that the migrations leave.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 10] = [
     "schema_lock",
     "schema_migrations",
     "timeline_rows",
@@ -42,6 +49,7 @@ const TABLES: [&str; 9] = [
     "refs",
     "epochs",
     "api_keys",
+    "progress",
 ];
 
 /// The replication factor where none is asked for and there are nodes enough.

@@ -51,6 +51,8 @@ pub(super) struct Statements {
     pub(super) write_key: Statement,
     pub(super) read_key: Statement,
     pub(super) list_keys: Statement,
+    pub(super) write_progress: Statement,
+    pub(super) read_progress: Statement,
 }
 
 impl Statements {
@@ -194,6 +196,16 @@ impl Statements {
             list_keys: prepare(
                 "list_keys",
                 "SELECT key_id, digest, account_id, permissions, created_at, expires_at, revoked_at FROM keyspace.api_keys",
+            )
+            .await?,
+            write_progress: prepare(
+                "write_progress",
+                "INSERT INTO keyspace.progress (stage, partition, done_until) VALUES (?, ?, ?) USING TIMESTAMP ?",
+            )
+            .await?,
+            read_progress: prepare(
+                "read_progress",
+                "SELECT partition, done_until FROM keyspace.progress WHERE stage = ?",
             )
             .await?,
         };
