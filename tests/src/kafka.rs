@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, StreamConsumer};
 use rdkafka::error::KafkaError;
@@ -102,6 +104,14 @@ impl Topics {
         let new = NewPartitions::new(&name, partitions);
         let outcomes = self.admin().create_partitions([&new], &options()).await.expect("Kafka answers");
         outcomes.into_iter().collect::<Result<Vec<_>, _>>().expect("Kafka adds partitions");
+    }
+
+    /// Gives a topic this setting, and takes away all others that it was given.
+    pub async fn set(&self, topic: &str, setting: &str, value: &str) {
+        let name = self.name(topic);
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&name)).set(setting, value);
+        let outcomes = self.admin().alter_configs([&change], &options()).await.expect("Kafka answers");
+        outcomes.into_iter().collect::<Result<Vec<_>, _>>().expect("Kafka takes a setting");
     }
 
     /// Deletes topics; one that is not there is well.

@@ -6,6 +6,7 @@
 //! - [`kafka`]: [`Topics`](kafka::Topics) publishes, reads back and tells the offsets.
 //! - [`program`]: the `backstamp` program, built once, started, killed, stopped.
 //! - [`stack`]: Backstamp as a whole, in one process or on real servers, and [`contract`]: what either has to answer.
+//! - [`debian`]: programs of Debian's, and [`prometheus`], which is one of them.
 //! - [`scratch`]: directories that go with the test process.
 //! - [`trial`]: a history on a server, and the model that judges what is answered; [`Seed`] draws both.
 //! - [`eventually()`] in place of a sleep, [`unique_name`] in place of an agreement between tests.
@@ -15,12 +16,14 @@
 pub mod check;
 pub mod client;
 pub mod contract;
+pub mod debian;
 mod eventually;
 pub mod history;
 pub mod kafka;
 pub mod model;
 mod process;
 pub mod program;
+pub mod prometheus;
 pub mod scratch;
 mod seed;
 pub mod servers;

@@ -122,6 +122,16 @@ impl Cassandra {
         self.server.as_ref().map(Server::pid)
     }
 
+    /// Holds it where it is, as a long pause would, or lets it go on.
+    ///
+    /// # Panics
+    ///
+    /// When it was not started here, or has ended.
+    pub fn set_paused(&mut self, is_paused: bool) {
+        let server = self.server.as_mut().expect("a node of ours");
+        server.signal(if is_paused { libc::SIGSTOP } else { libc::SIGCONT }).expect("it runs");
+    }
+
     /// A new session. It belongs to the runtime of the test that opens it.
     ///
     /// # Panics
