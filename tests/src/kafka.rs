@@ -106,10 +106,11 @@ impl Topics {
         outcomes.into_iter().collect::<Result<Vec<_>, _>>().expect("Kafka adds partitions");
     }
 
-    /// Gives a topic this setting, and takes away all others that it was given.
-    pub async fn set(&self, topic: &str, setting: &str, value: &str) {
+    /// Gives a topic these settings, and takes away all others that it was given.
+    pub async fn set(&self, topic: &str, settings: &[(&str, &str)]) {
         let name = self.name(topic);
-        let change = AlterConfig::new(ResourceSpecifier::Topic(&name)).set(setting, value);
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&name));
+        let change = settings.iter().fold(change, |change, (setting, value)| change.set(setting, value));
         let outcomes = self.admin().alter_configs([&change], &options()).await.expect("Kafka answers");
         outcomes.into_iter().collect::<Result<Vec<_>, _>>().expect("Kafka takes a setting");
     }

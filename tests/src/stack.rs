@@ -64,6 +64,11 @@ impl Stack {
         Self::start_real(&[]).await
     }
 
+    /// As [`dev`](Self::dev), with other settings.
+    pub async fn dev_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_dev(settings).await
+    }
+
     /// As [`real`](Self::real), with other settings.
     pub async fn real_with(settings: &[(&str, &str)]) -> Self {
         Self::start_real(settings).await

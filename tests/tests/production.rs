@@ -9,4 +9,5 @@ mod production {
     mod logs;
     mod pictures;
     mod rolling;
+    mod traces;
 }

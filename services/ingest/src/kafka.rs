@@ -15,6 +15,7 @@ use event_store::{EventStore, Stage};
 use telemetry::health::Health;
 use telemetry::metrics;
 use telemetry::shutdown::Shutdown;
+use telemetry::traces;
 use timeline::row::{PlacedRow, decode_placed, encode_placed};
 use timeline::{Refusal, Timestamp};
 use tokio::task::JoinHandle;
@@ -140,6 +141,7 @@ impl Worker {
         let reporting = self.report(Some((Stage::Place, store.clone())));
         while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
             let timer = BatchTimer::start("place", batch.records.len());
+            let work = traces::Work::begin();
             let records: Vec<RawRecord<'_>> = batch.records.iter().map(RawRecord::from).collect();
             let placed = place.work((self.clock)(), &records).await;
             let oldest = batch.records.iter().map(|record| record.appended_at).min();
@@ -149,6 +151,7 @@ impl Worker {
             finish_joined(store.as_ref(), &placed.joined).await;
             self.commit(&batch, &HashSet::new()).await;
             timer.stop();
+            work.end("place", batch.records.iter().filter_map(traced));
         }
         stop(reporting).await;
         self.consumer.close().await;
@@ -298,6 +301,12 @@ impl Worker {
     }
 }
 
+/// The trace of a record that belongs to one, and where it stands.
+fn traced(record: &Incoming) -> Option<(&str, &'static str, i32, i64)> {
+    let traceparent = record.traceparent.as_deref()?;
+    Some((traceparent, record.topic.name(), record.partition, record.offset))
+}
+
 /// Stops a task, and waits until it has let go of everything.
 async fn stop(task: JoinHandle<()>) {
     task.abort();
@@ -316,7 +325,7 @@ async fn show_retention(kafka: KafkaConfig) {
                 }
             }
             Err(error) => {
-                tracing::warn!(error = error.describe(), "topics do not tell how long they keep records")
+                tracing::warn!(error = error.describe(), "topics do not tell how long they keep records");
             }
         }
         tokio::time::sleep(RETENTION_EVERY).await;

@@ -145,10 +145,13 @@ impl Progress {
             self.lock().iter().filter(|(_, held)| held.done.is_none()).map(|(at, _)| *at).collect();
         let starts = observer.starts(new).await.map_err(failed)?;
         // In this order: the stage before, how many partitions it has, the ends.
-        let before = match told {
-            Some((Stage::Own, store)) => {
-                let placed = store.read_progress(Stage::Place).await.map_err(away)?;
-                least(&placed, observer.partitions_of(Topic::Events).await.map_err(failed)?)
+        let placed = match told {
+            Some((Stage::Own, store)) => store.read_progress(Stage::Place).await.map_err(away),
+            _ => Ok(Vec::new()),
+        };
+        let before = match &placed {
+            Ok(placed) if !placed.is_empty() => {
+                least(placed, observer.partitions_of(Topic::Events).await.map_err(failed)?)
             }
             _ => None,
         };
@@ -181,7 +184,8 @@ impl Progress {
                 self.lock().iter().filter_map(|(at, held)| Some((*at, reached(held)?))).collect();
             store.write_progress(*stage, &done).await.map_err(away)?;
         }
-        Ok(())
+        // What waits is known all the same.
+        placed.map(|_| ())
     }
 
     /// Begins with what is held, and forgets what is no longer.

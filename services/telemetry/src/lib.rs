@@ -1,4 +1,4 @@
-//! What every service tells about itself — [`metrics`], [`logs`], [`health`], and the [`ops`] routes that show them —
+//! What every service tells about itself — [`metrics`], [`logs`], [`traces`], [`health`], and the [`ops`] routes that show them —
 //! and how it stops: [`shutdown`].
 
 pub mod health;
@@ -6,3 +6,4 @@ pub mod logs;
 pub mod metrics;
 pub mod ops;
 pub mod shutdown;
+pub mod traces;

@@ -31,9 +31,10 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::statistics::{self, Statistics};
 use telemetry::metrics::REBALANCES;
+use telemetry::traces::{self, TRACEPARENT};
 use timeline::Timestamp;
 use tokio::sync::Notify;
 
@@ -320,7 +321,13 @@ fn incoming(topic: Topic, message: &BorrowedMessage<'_>) -> Incoming {
         key: message.key().map(bytes::Bytes::copy_from_slice),
         value: message.payload().map(bytes::Bytes::copy_from_slice),
         appended_at: Timestamp(message.timestamp().to_millis().unwrap_or(0)),
+        traceparent: if traces::is_on() { traceparent(message) } else { None },
     }
+}
+
+fn traceparent(message: &BorrowedMessage<'_>) -> Option<Box<str>> {
+    let header = message.headers()?.iter().find(|header| header.key == TRACEPARENT)?;
+    std::str::from_utf8(header.value?).ok().map(Into::into)
 }
 
 /// What the reader is told; what is left out passes by itself, and is in the log.
