@@ -151,7 +151,7 @@ impl Site {
             Ok(())
         })
         .await;
-        println!("{}: {}", if fire { "fire" } else { "have cleared" }, alerts.join(", "));
+        eprintln!("{}: {}", if fire { "fire" } else { "have cleared" }, alerts.join(", "));
     }
 }
 
@@ -218,5 +218,5 @@ async fn slow(site: &mut Site) {
         Ok(())
     })
     .await;
-    println!("fire: BackstampLatencyBurn");
+    eprintln!("fire: BackstampLatencyBurn");
 }

@@ -5,6 +5,7 @@ mod real {
     mod contract;
     mod dead_letters;
     mod deployment;
+    mod freshness;
     mod log;
     mod model;
     mod smoke;

@@ -292,7 +292,8 @@ mod tests {
         progress.done(0, 6, 200, Timestamp(0));
         assert_eq!(progress.lock()[&0].done, Some(100));
         progress.done(0, 8, 50, Timestamp(0));
-        assert_eq!((progress.lock()[&0].claim, progress.lock()[&0].done), (8, Some(50)));
+        let held = progress.lock()[&0].clone();
+        assert_eq!((held.claim, held.done), (8, Some(50)));
     }
 
     #[test]

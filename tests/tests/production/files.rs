@@ -188,7 +188,7 @@ async fn the_units_are_right_and_give_a_service_little_room() {
         let command = text.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/backstamp "));
         assert_command(command.unwrap_or_else(|| panic!("{name} does not start backstamp")), &name).await;
         if !has_systemd {
-            println!("{name} is not verified: there is no systemd-analyze here (apt-get install systemd)");
+            eprintln!("{name} is not verified: there is no systemd-analyze here (apt-get install systemd)");
             continue;
         }
         // It wants the program to be there.

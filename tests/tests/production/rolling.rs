@@ -185,7 +185,7 @@ async fn a_rolling_restart_of_every_service_loses_no_request_and_no_event() {
         Ok(())
     })
     .await;
-    println!("{} requests answered, {accepted} events accepted and shown", answered.load(Ordering::SeqCst));
+    eprintln!("{} requests answered, {accepted} events accepted and shown", answered.load(Ordering::SeqCst));
 }
 
 /// Waits until HAProxy sends requests to a server of it again.
