@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use backstamp_tests::contract::{event, minutes_ago, new_id};
-use backstamp_tests::eventually;
 use backstamp_tests::model::Endpoint;
 use backstamp_tests::program::Program;
 use backstamp_tests::stack::{Account, PATIENCE, Stack, path};
+use backstamp_tests::{eventually, servers};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
@@ -52,6 +52,8 @@ async fn freshness_stands_still_while_nobody_reads_and_never_runs_ahead() {
     let topics = stack.topics().unwrap();
     let contact = new_id();
     let publish = async |n: u64, partition: i32| {
+        // A new producer each time: one that is there does not see at once that a topic has grown.
+        let topics = servers::kafka().await.topics(&topics.name(""));
         let more = json!({ "contact_id": contact, "account_id": account.name });
         let open = event(&format!("evt_{n}"), "open", minutes_ago(5), &more).to_string();
         topics.publish(EVENTS, None, open.as_bytes(), Some(partition)).await;
