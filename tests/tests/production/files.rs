@@ -39,7 +39,8 @@ fn assert_valid(schema: &Value, value: &Value, what: &str) {
 async fn help(subcommand: &[&str]) -> String {
     let output = Program::run(&[subcommand, &["--help"]].concat(), &[]).await;
     assert!(output.status.success(), "{output}");
-    output.stdout
+    // Its lines are broken anywhere.
+    output.stdout.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// A command line such as `schema apply --replication-factor 1` names a subcommand, and only options that it has.
