@@ -29,10 +29,11 @@ const READS_MAX: usize = 64;
 const RETENTION_MS: &str = "60000";
 
 /// Windows and waits of the rules, and what they are here.
-const SHORTER: [(&str, &str); 13] = [
+const SHORTER: [(&str, &str); 14] = [
     ("[5m]", "[10s]"),
     ("[10m]", "[10s]"),
     ("[15m]", "[15s]"),
+    ("offset 15m", "offset 15s"),
     ("[30m]", "[10s]"),
     ("[1h]", "[15s]"),
     ("[2h]", "[15s]"),
