@@ -80,6 +80,7 @@ macro_rules! contract_tests {
                 a_parameter_twice_with_different_values,
             }
             http {
+                every_answer_says_until_when_everything_is_visible,
                 a_request_id_is_kept_or_made,
                 every_answer_shows_the_rate_limit,
                 head_is_get_without_its_body,

@@ -111,6 +111,22 @@ impl Topics {
         outcomes.into_iter().collect::<Result<Vec<_>, _>>().expect("Kafka adds partitions");
     }
 
+    /// Gives a topic these settings, and takes away all others that it was given.
+    pub async fn set(&self, topic: &str, settings: &[(&str, &str)]) {
+        let name = self.name(topic);
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&name));
+        let change = settings.iter().fold(change, |change, (setting, value)| change.set(setting, value));
+        let outcomes = self.admin().alter_configs([&change], &options()).await.expect("Kafka answers");
+        outcomes.into_iter().collect::<Result<Vec<_>, _>>().expect("Kafka takes a setting");
+    }
+
+    /// Deletes the records of a partition below `offset`, as retention does.
+    pub async fn delete_records(&self, topic: &str, partition: i32, offset: i64) {
+        let mut below = TopicPartitionList::new();
+        below.add_partition_offset(&self.name(topic), partition, Offset::Offset(offset)).expect("an offset");
+        self.admin().delete_records(&below, &options()).await.expect("Kafka deletes records");
+    }
+
     /// Deletes topics; one that is not there is well.
     pub async fn delete(&self, topics: &[&str]) {
         let names: Vec<String> = topics.iter().map(|topic| self.name(topic)).collect();

@@ -8,6 +8,7 @@
 //! - [`deployment`]: `ingest` and `query` by the piece, with a sender; [`ledger`]: where each event is that was acknowledged.
 //! - [`proxy`] and [`full_disk`]: what may come between the program and a server, and a server and its disk.
 //! - [`stack`]: Backstamp as a whole, in one process or on real servers, and [`contract`]: what either has to answer.
+//! - [`debian`]: programs of Debian's, and [`prometheus`], which is one of them.
 //! - [`scratch`]: directories that go with the test process.
 //! - [`trial`]: a history on a server, and the model that judges what is answered; [`Seed`] draws both.
 //! - [`eventually()`] in place of a sleep, [`unique_name`] in place of an agreement between tests.
@@ -17,6 +18,7 @@
 pub mod check;
 pub mod client;
 pub mod contract;
+pub mod debian;
 pub mod deployment;
 mod eventually;
 pub mod full_disk;
@@ -26,6 +28,7 @@ pub mod ledger;
 pub mod model;
 mod process;
 pub mod program;
+pub mod prometheus;
 pub mod proxy;
 pub mod scratch;
 mod seed;

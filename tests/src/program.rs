@@ -48,6 +48,15 @@ impl Program {
         Spawned::new(build::program().await, arguments, environment).output().await
     }
 
+    /// Where the program is.
+    ///
+    /// # Panics
+    ///
+    /// When it does not build.
+    pub async fn path() -> &'static Path {
+        build::program().await
+    }
+
     /// Creates a key and returns it, `wbk_…`.
     ///
     /// `environment` says where: `BACKSTAMP_SCYLLA_NODES` and `BACKSTAMP_KEYSPACE`, or `BACKSTAMP_OPS_LISTEN` and

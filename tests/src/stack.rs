@@ -72,6 +72,11 @@ impl Stack {
         Self::start_real(&[]).await
     }
 
+    /// As [`real`](Self::real), with other settings.
+    pub async fn real_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_real(settings).await
+    }
+
     /// The stack that all tests of a binary share: the first to ask starts it.
     pub async fn shared_dev() -> &'static Self {
         static STACK: OnceCell<Stack> = OnceCell::const_new();

@@ -4,6 +4,7 @@
 mod real {
     mod contract;
     mod dead_letters;
+    mod freshness;
     mod log;
     mod model;
     mod operate;

@@ -63,11 +63,15 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         filter: options.filter.list_management_urls.clone(),
         replay_per_second_max: None,
     };
+    let visible =
+        ingest::Visible::new(log.clone(), service.clock.clone(), embedded.committed_offset().await?);
+    let visible = Arc::new(visible);
     let ingesting = tokio::spawn({
+        let visible = visible.clone();
         let (log, store, clock, shutdown) =
             (log.clone(), embedded.clone(), service.clock.clone(), service.shutdown.clone());
         async move {
-            let done = ingest::embedded::run(log, store, &settings, clock, &shutdown).await;
+            let done = ingest::embedded::run(log, store, &settings, clock, &visible, &shutdown).await;
             // Without it nothing shows any more.
             shutdown.begin();
             done
@@ -80,6 +84,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     };
 
     let (door, intake_door) = service.doors(&store, options.limit.rate_limit);
+    let door = door.showing(Arc::new(move || visible.until()));
     let query = Arc::new(Query::new(store, service.clock.clone(), options.retention.retention_days));
     let collect = Arc::new(Collect::new(appender, service.clock.clone()));
     let routes = query::router(query, &door).merge(collect::router(collect, &intake_door));

@@ -60,12 +60,34 @@ enum Command {
     Replay(replay::Options),
 }
 
+impl Command {
+    /// The name of a service; `None` for a tool, which makes no traces.
+    fn service(&self) -> Option<&'static str> {
+        match self {
+            Command::Dev(_) => Some("dev"),
+            Command::Ingest(_) => Some("ingest"),
+            Command::Query(_) => Some("query"),
+            Command::Collect(_) => Some("collect"),
+            Command::Schema(_)
+            | Command::Keys(_)
+            | Command::Check(_)
+            | Command::DeadLetters(_)
+            | Command::Reconcile(_)
+            | Command::Explain(_)
+            | Command::ForgetContact(_)
+            | Command::Replay(_) => None,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     forget_empty_variables();
     let program = Program::parse();
-    match telemetry::logs::start(program.logs.log_format, &program.logs.log)
-        .and_then(|()| run(program.command))
-    {
+    let traces = program.command.service().and_then(|service| program.logs.traces(service));
+    let done = telemetry::logs::start(program.logs.log_format, &program.logs.log, traces.as_ref())
+        .and_then(|()| run(program.command));
+    telemetry::traces::finish();
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The causes in one line; a reader that has gone is no reason to panic.

@@ -21,6 +21,29 @@ pub(crate) struct LogOptions {
     /// text or json, to standard error.
     #[arg(long, env = "BACKSTAMP_LOG_FORMAT", default_value = "text", global = true)]
     pub(crate) log_format: telemetry::logs::Format,
+    /// Where traces go: an OTLP collector over HTTP, http://host:4318. None are made without it.
+    #[arg(long, env = "BACKSTAMP_OTLP_ENDPOINT", global = true)]
+    pub(crate) otlp_endpoint: Option<String>,
+    /// How many of the traces that begin here are sent, from 0 to 1; whoever begins one elsewhere decides for us.
+    #[arg(long, env = "BACKSTAMP_OTLP_SAMPLE_RATIO", default_value = "1", global = true, value_parser = parse_ratio)]
+    pub(crate) otlp_sample_ratio: f64,
+}
+
+impl LogOptions {
+    /// Where the traces of `service` go, if anywhere.
+    pub(crate) fn traces(&self, service: &str) -> Option<telemetry::traces::Settings> {
+        let endpoint = self.otlp_endpoint.clone().filter(|endpoint| !endpoint.is_empty())?;
+        Some(telemetry::traces::Settings {
+            endpoint,
+            sample_ratio: self.otlp_sample_ratio,
+            service: format!("backstamp-{service}"),
+        })
+    }
+}
+
+fn parse_ratio(text: &str) -> Result<f64, String> {
+    let ratio: Option<f64> = text.parse().ok();
+    ratio.filter(|ratio| (0.0..=1.0).contains(ratio)).ok_or_else(|| format!("'{text}' is not from 0 to 1"))
 }
 
 /// How long events are kept.

@@ -7,7 +7,7 @@ use clap::Args;
 use query::Query;
 
 use crate::options::{LimitOptions, RetentionOptions, ScyllaOptions};
-use crate::run::{Service, listen};
+use crate::run::{self, Service, listen};
 
 /// The two endpoints from Scylla. Run as many as wanted.
 #[derive(Args)]
@@ -34,6 +34,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     if let Some(store) = service.connect(&options.scylla.config()).await {
         service.watch_store(&store);
         let (door, _) = service.doors(&store, options.limit.rate_limit);
+        let partitions = event_log::CAMPAIGN_EVENTS_PARTITIONS;
+        let visible = run::follow_progress(store.clone(), partitions, service.shutdown.clone()).await;
+        let door = door.showing(visible);
         let query = Arc::new(Query::new(store, service.clock.clone(), options.retention.retention_days));
         let serving = service.serve(listener, edge::app(query::router(query, &door), &door));
         service.say_ready(Some(api), ops);

@@ -3,14 +3,16 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use axum::Router;
 use edge::{Clock, Door, Keys, Limiter, RateLimit};
-use event_store::EventStore;
 use event_store::scylla::{ScyllaConfig, ScyllaStore};
+use event_store::{EventStore, Stage};
 use telemetry::health::Health;
+use telemetry::metrics::VISIBLE_UNTIL;
 use telemetry::shutdown::Shutdown;
 use timeline::Timestamp;
 use tokio::net::TcpListener;
@@ -19,6 +21,9 @@ use tokio::net::TcpListener;
 const CONNECT_RETRY: Duration = Duration::from_secs(2);
 /// How often readiness is looked at.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
+
+/// How often it is read until when everything is visible.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 /// The system's clock: the only place that reads it.
 pub(crate) fn system_clock() -> Clock {
@@ -102,6 +107,36 @@ impl Service {
         let api = api.map_or_else(String::new, |api| format!("http://{api} "));
         say(&format!("backstamp {} is ready: {api}(ops http://{ops})", self.name));
     }
+}
+
+/// Until when everything that was published is visible: what the ingests tell of the second stage's `partitions`, read once here and
+/// then every second. It never goes back, and stays where the store fails.
+pub(crate) async fn follow_progress(
+    store: Arc<dyn EventStore>,
+    partitions: i32,
+    shutdown: Shutdown,
+) -> edge::VisibleUntil {
+    let until = Arc::new(AtomicI64::new(i64::MIN));
+    let shown = until.clone();
+    let read = async move || match store.read_progress(Stage::Own).await {
+        Ok(progress) => {
+            if let Some(least) = ingest::least(&progress, partitions) {
+                let until = until.fetch_max(least.0, Ordering::Relaxed).max(least.0);
+                VISIBLE_UNTIL.with_label_values(&[] as &[&str]).set(until as f64 / 1000.0);
+            }
+        }
+        Err(error) => tracing::debug!(error = %error.chain(), "it cannot be read how far ingest is"),
+    };
+    read().await;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = shutdown.begun() => return,
+                () = tokio::time::sleep(FOLLOW_EVERY) => read().await,
+            }
+        }
+    });
+    Arc::new(move || Some(Timestamp(shown.load(Ordering::Relaxed))).filter(|until| until.0 != i64::MIN))
 }
 
 /// Prints a line to standard output, whether or not anybody reads it.

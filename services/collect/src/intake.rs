@@ -11,6 +11,7 @@ use edge::{Access, Problem};
 use event_log::{LogError, Outgoing};
 use serde::Serialize;
 use telemetry::metrics::INTAKE;
+use telemetry::traces::{self, TRACEPARENT};
 use timeline::{AccountId, Refusal, Timestamp};
 
 use crate::body::Held;
@@ -46,7 +47,13 @@ async fn take(kind: Kind, collect: &Collect, access: &Access, request: Request) 
     let body = collect.room.read(&head.headers, body).await?;
     let now = (collect.clock)();
     // The body's room is held until everything of it is durable.
-    let (_room, Judged { accepted, rejected }) = judge_held(kind, form, body, access.account(), now).await?;
+    let (_room, Judged { mut accepted, rejected }) =
+        judge_held(kind, form, body, access.account(), now).await?;
+    if let Some(traceparent) = traces::traceparent() {
+        for record in &mut accepted {
+            record.headers.push((TRACEPARENT, traceparent.clone()));
+        }
+    }
     let count = accepted.len();
     if count > 0 {
         collect.appender.append(accepted).await.map_err(|error| unavailable(&error))?;

@@ -10,13 +10,13 @@ use std::time::Duration;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::handler::Handler;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use futures::FutureExt;
-use timeline::AccountId;
 use timeline::key::{KeyRecord, Permission};
+use timeline::{AccountId, Timestamp};
 
 use crate::envelope::{self, Problem, Style};
 use crate::keys::{Denied, Keys};
@@ -30,7 +30,14 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Door {
     keys: Keys,
     limiter: Limiter,
+    visible_until: Option<VisibleUntil>,
 }
+
+/// Until when everything that was published is visible; `None` while nobody knows.
+pub type VisibleUntil = Arc<dyn Fn() -> Option<Timestamp> + Send + Sync>;
+
+/// `X-Backstamp-Visible-Until`: the answer shows everything that was published until then.
+pub const VISIBLE_UNTIL: HeaderName = HeaderName::from_static("x-backstamp-visible-until");
 
 /// Who asks: a handler behind a door takes it as an argument.
 #[derive(Clone, Debug)]
@@ -39,7 +46,18 @@ pub struct Access(Arc<KeyRecord>);
 impl Door {
     /// A door that `keys` open, and that `limiter` counts.
     pub fn new(keys: Keys, limiter: Limiter) -> Door {
-        Door { keys, limiter }
+        Door { keys, limiter, visible_until: None }
+    }
+
+    /// The same door, whose routes say in every answer until when what was published is visible.
+    pub fn showing(self, visible_until: VisibleUntil) -> Door {
+        Door { visible_until: Some(visible_until), ..self }
+    }
+
+    /// What answers say of it now. To be asked before an answer reads anything.
+    fn visible_until(&self) -> Option<HeaderValue> {
+        let until = self.visible_until.as_ref()?()?;
+        HeaderValue::from_str(&until.to_rfc3339_ms()).ok()
     }
 
     /// A route that is read: GET, HEAD and OPTIONS.
@@ -76,7 +94,8 @@ impl Door {
         let not_counted = MethodRouter::new()
             .options(async move || (StatusCode::NO_CONTENT, [(header::ALLOW, allow)]))
             .fallback(async move |method: Method| Problem::MethodNotAllowed { method, allow })
-            .layer(from_fn_with_state(self.clone(), show_limit));
+            .layer(from_fn_with_state(self.clone(), show_limit))
+            .layer(from_fn_with_state(self.clone(), show_visible_until));
         methods.route_layer(from_fn_with_state(guard, admit)).merge(not_counted)
     }
 
@@ -113,7 +132,25 @@ struct Guard {
     permission: Permission,
 }
 
-async fn admit(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+async fn admit(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let visible_until = guard.door.visible_until();
+    let mut response = let_in(guard, request, next).await;
+    if let Some(until) = visible_until {
+        response.headers_mut().insert(VISIBLE_UNTIL, until);
+    }
+    response
+}
+
+/// Shows until when everything is visible in answers to what is not let in.
+async fn show_visible_until(State(door): State<Door>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if let Some(until) = door.visible_until() {
+        response.headers_mut().insert(VISIBLE_UNTIL, until);
+    }
+    response
+}
+
+async fn let_in(guard: Guard, mut request: Request, next: Next) -> Response {
     let Guard { door, style, permission } = guard;
     let key = match door.keys.authenticate(request.headers()).await {
         Ok(key) => key,

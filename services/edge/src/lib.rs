@@ -27,7 +27,7 @@ use std::sync::Arc;
 use timeline::Timestamp;
 
 pub use app::app;
-pub use door::{Access, Door};
+pub use door::{Access, Door, VisibleUntil};
 pub use envelope::{Problem, Style};
 pub use keys::Keys;
 pub use limit::{Limiter, RateLimit};

@@ -6,6 +6,7 @@ use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::Response;
 use telemetry::metrics::{REQUEST_SECONDS, REQUESTS};
+use telemetry::traces;
 
 /// The route of a path that has none.
 const NO_ROUTE: &str = "none";
@@ -18,6 +19,9 @@ pub(crate) async fn measure(request: Request, next: Next) -> Response {
     let (status, took) = (response.status(), begun.elapsed());
     REQUESTS.with_label_values(&[route, status.as_str()]).inc();
     REQUEST_SECONDS.with_label_values(&[route]).observe(took.as_secs_f64());
+    if traces::is_on() {
+        tracing::Span::current().record("http.response.status_code", status.as_u16());
+    }
     tracing::debug!(status = status.as_u16(), took_ms = took.as_secs_f64() * 1000.0, "answered");
     response
 }

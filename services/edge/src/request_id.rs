@@ -2,7 +2,9 @@
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue};
+use telemetry::traces::{self, Remote, TRACEPARENT};
 use tracing::Span;
+use tracing::field::Empty;
 use uuid::Uuid;
 
 /// `X-Request-Id`
@@ -21,7 +23,12 @@ pub(crate) fn identify(request: &Request) -> (HeaderValue, Span) {
         request_id = id.to_str().unwrap_or_default(),
         method = request.method().as_str(),
         route,
+        trace_id = Empty,
+        otel.kind = Empty,
+        http.response.status_code = Empty,
     );
+    let remote = request.headers().get(TRACEPARENT).and_then(|given| Remote::parse(given.as_bytes()));
+    traces::adopt(&span, remote);
     (id, span)
 }
 

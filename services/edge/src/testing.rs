@@ -9,8 +9,8 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use event_store::embedded::EmbeddedStore;
 use event_store::{
-    Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
-    TallyWrite, Waiting,
+    Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, Stage, StoreError, StoredReference,
+    StoredRow, TallyWrite, Waiting,
 };
 use tempfile::TempDir;
 use timeline::key::{KEY_RANDOM_BYTES, KeyRecord, Permission, digest_key, format_key, key_id};
@@ -209,5 +209,7 @@ reach_first! {
     fn write_key(key: &KeyRecord) -> ();
     fn read_key(id: &str) -> Option<KeyRecord>;
     fn list_keys() -> Vec<KeyRecord>;
+    fn write_progress(stage: Stage, done: &[(i32, Timestamp)]) -> ();
+    fn read_progress(stage: Stage) -> Vec<(i32, Timestamp)>;
     fn check() -> ();
 }

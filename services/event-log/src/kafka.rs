@@ -21,8 +21,9 @@ mod scan;
 mod topics;
 
 pub use appender::KafkaAppender;
+pub use assignment::Position;
 pub use config::{KafkaConfig, OptionsError, parse_options};
-pub use consumer::KafkaConsumer;
+pub use consumer::{KafkaConsumer, Observer};
 pub use inspect::inspect;
 pub use scan::{Scan, Scanned, Stretch, committed, ends};
-pub use topics::{CAMPAIGN_EVENTS_PARTITIONS, TopicSettings, TopicsReport, ensure_topics};
+pub use topics::{CAMPAIGN_EVENTS_PARTITIONS, TopicSettings, TopicsReport, ensure_topics, read_retention};

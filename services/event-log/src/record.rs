@@ -74,6 +74,8 @@ pub struct Incoming {
     pub value: Option<Bytes>,
     /// When the log took it in, by the log's clock: of Kafka, the broker's `LogAppendTime`.
     pub appended_at: Timestamp,
+    /// The trace that it belongs to, by its header `traceparent`; looked for only while traces are sent.
+    pub traceparent: Option<Box<str>>,
 }
 
 impl Incoming {

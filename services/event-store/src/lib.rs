@@ -131,8 +131,39 @@ pub trait EventStore: Send + Sync + 'static {
     /// Every key, in no particular order.
     async fn list_keys(&self) -> Result<Vec<KeyRecord>, StoreError>;
 
+    /// Tells other processes until when everything of some partitions has passed a stage. Of two writes of one partition
+    /// the later instant stays. A store that one process has for itself keeps nothing.
+    async fn write_progress(&self, _stage: Stage, _done: &[(i32, Timestamp)]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Until when everything of each partition has passed a stage, in no particular order; a partition that nobody told
+    /// of is left out.
+    async fn read_progress(&self, _stage: Stage) -> Result<Vec<(i32, Timestamp)>, StoreError> {
+        Ok(Vec::new())
+    }
+
     /// Whether the store answers and has the tables that this program needs.
     async fn check(&self) -> Result<(), StoreError>;
+}
+
+/// A stage of ingest whose progress is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The first, by partitions of `mail.events`.
+    Place,
+    /// The second, by partitions of the internal topic. What has passed it is visible.
+    Own,
+}
+
+impl Stage {
+    /// `place` or `own`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Place => "place",
+            Stage::Own => "own",
+        }
+    }
 }
 
 /// Which columns of a row are read.

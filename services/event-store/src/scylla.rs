@@ -51,8 +51,8 @@ use self::spans::Slice;
 use self::statements::{Statement, Statements};
 use crate::timing::timed;
 use crate::{
-    Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
-    TallyWrite, Waiting, newest_first,
+    Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, Stage, StoreError, StoredReference,
+    StoredRow, TallyWrite, Waiting, newest_first,
 };
 
 pub use self::inspect::inspect;
@@ -424,6 +424,20 @@ impl EventStore for ScyllaStore {
         self.read(&self.statements.list_keys, (), decode_keys).await
     }
 
+    async fn write_progress(&self, stage: Stage, done: &[(i32, Timestamp)]) -> Result<(), StoreError> {
+        if done.is_empty() {
+            return Ok(());
+        }
+        let values = done
+            .iter()
+            .map(|(partition, until)| (stage.name(), *partition, until.0, until.0.saturating_mul(1000)));
+        self.write_batch(&self.statements.write_progress, values.collect()).await
+    }
+
+    async fn read_progress(&self, stage: Stage) -> Result<Vec<(i32, Timestamp)>, StoreError> {
+        self.read(&self.statements.read_progress, (stage.name(),), decode_progress).await
+    }
+
     async fn check(&self) -> Result<(), StoreError> {
         timed("check", schema::check(&self.session, &self.keyspace)).await
     }
@@ -725,6 +739,14 @@ fn decode_waiting(page: &QueryRowsResult, waiting: &mut Vec<WaitingRow>) -> Resu
             appended_at: Timestamp(appended_at),
             expires_at: Timestamp(expires_at),
         });
+    }
+    Ok(())
+}
+
+fn decode_progress(page: &QueryRowsResult, progress: &mut Vec<(i32, Timestamp)>) -> Result<(), Cause> {
+    for row in page.rows::<(i32, i64)>()? {
+        let (partition, until) = row?;
+        progress.push((partition, Timestamp(until)));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Both stages, one behind the other, from the embedded log to the embedded store, as `backstamp dev` runs them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use event_log::{EmbeddedLog, Incoming, Topic};
@@ -12,7 +13,7 @@ use timeline::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::forgotten::Forgotten;
-use crate::kafka::show_delay;
+use crate::kafka::{occurred, show_delay};
 use crate::own::{OwnBatch, Owner};
 use crate::place::{Place, Placed, RawRecord, finish_joined};
 use crate::references::{RawReference, Stamps, store_references};
@@ -32,6 +33,43 @@ const PARTITION: i32 = 0;
 
 /// Batches that were placed and wait for the owner.
 const PLACED_MAX: usize = 1;
+/// How often it is looked until when everything is visible, whether anybody asks or not.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Until when everything that was published is visible.
+pub struct Visible {
+    log: Arc<EmbeddedLog>,
+    clock: Clock,
+    /// Everything below this offset is done.
+    done: AtomicU64,
+    until: AtomicI64,
+}
+
+impl Visible {
+    /// Of `log`, of which everything below the offset `done` is done.
+    pub fn new(log: Arc<EmbeddedLog>, clock: Clock, done: u64) -> Visible {
+        Visible { log, clock, done: AtomicU64::new(done), until: AtomicI64::new(i64::MIN) }
+    }
+
+    /// Everything that was acknowledged until then is visible. `None` before the first record that waited at the start was looked at.
+    pub fn until(&self) -> Option<Timestamp> {
+        // In this order: what is acknowledged after the first line may be missing in the second.
+        let now = (self.clock)();
+        if self.done.load(Ordering::SeqCst) >= self.log.end_offset() {
+            self.reach(now);
+        }
+        let until = self.until.load(Ordering::SeqCst);
+        if until == i64::MIN {
+            return None;
+        }
+        metrics::VISIBLE_UNTIL.with_label_values(&[] as &[&str]).set(until as f64 / 1000.0);
+        Some(Timestamp(until))
+    }
+
+    fn reach(&self, until: Timestamp) {
+        self.until.fetch_max(until.0, Ordering::SeqCst);
+    }
+}
 
 /// Runs until `shutdown`, finishing what is in work. Whatever the log holds beyond the committed offset is done first, again if need be.
 /// While the owner writes one batch, the next is placed: as on Kafka, where the two are apart altogether.
@@ -40,15 +78,17 @@ pub async fn run(
     store: Arc<EmbeddedStore>,
     settings: &IngestSettings,
     clock: Clock,
+    visible: &Arc<Visible>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let events: Arc<dyn EventStore> = store.clone();
     let place = Place::new(events.clone(), settings.filter.clone(), settings.retention_ms);
     let owner = Owner::new(events.clone(), "embedded", settings.owner(KEYS_HELD_MAX_EMBEDDED));
-    let keeping = tokio::spawn(keep(log.clone(), store.clone(), clock.clone(), shutdown.clone()));
+    let keeping =
+        tokio::spawn(keep(log.clone(), store.clone(), clock.clone(), visible.clone(), shutdown.clone()));
     let offset = store.committed_offset().await?;
     let (placed, waiting) = mpsc::channel(PLACED_MAX);
-    let owning = tokio::spawn(own_batches(log.clone(), store.clone(), owner, waiting, clock.clone()));
+    let owning = tokio::spawn(own_batches(store.clone(), owner, waiting, clock.clone(), visible.clone()));
     let placing = place_batches(&log, place, events, offset, &clock, shutdown, placed).await;
     // What was placed is still owned.
     let owned = owning.await;
@@ -131,21 +171,24 @@ async fn place_records(
 
 /// Owns batches until no more come, and commits each.
 async fn own_batches(
-    log: Arc<EmbeddedLog>,
     store: Arc<EmbeddedStore>,
     mut owner: Owner,
     mut placed: mpsc::Receiver<PlacedBatch>,
     clock: Clock,
+    visible: Arc<Visible>,
 ) -> anyhow::Result<()> {
     while let Some(PlacedBatch { placed, next, first_at, last_at }) = placed.recv().await {
         let timer = BatchTimer::start("own", placed.rows.len());
+        visible.reach(first_at.minus_ms(1));
+        let occurred = occurred(placed.rows.iter());
         owner.work(&clock, vec![OwnBatch { partition: PARTITION, claim: 0, rows: placed.rows }]).await;
         finish_joined(store.as_ref(), &placed.joined).await;
         until_done("commit", || store.commit_offset(next)).await;
+        visible.done.store(next, Ordering::SeqCst);
         timer.stop();
         let now = clock();
-        show_delay(now, &[first_at]);
-        let lag = i64::try_from(log.end_offset().saturating_sub(next))?;
+        show_delay(now, &occurred, &[first_at]);
+        let lag = i64::try_from(visible.log.end_offset().saturating_sub(next))?;
         metrics::LAG_MESSAGES.with_label_values(&["embedded", "0"]).set(lag);
         let age_s = if lag == 0 { 0 } else { (now.0 - last_at.0).max(0) / 1000 };
         metrics::LAG_SECONDS.with_label_values(&["embedded", "0"]).set(age_s);
@@ -154,12 +197,23 @@ async fn own_batches(
 }
 
 /// Now and then makes the store durable and trims the log behind it, and deletes what has expired.
-async fn keep(log: Arc<EmbeddedLog>, store: Arc<EmbeddedStore>, clock: Clock, shutdown: Shutdown) {
+async fn keep(
+    log: Arc<EmbeddedLog>,
+    store: Arc<EmbeddedStore>,
+    clock: Clock,
+    visible: Arc<Visible>,
+    shutdown: Shutdown,
+) {
+    let mut look = tokio::time::interval(LOOK_EVERY);
     let mut persist = tokio::time::interval(PERSIST_EVERY);
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     loop {
         tokio::select! {
             () = shutdown.begun() => return,
+            _ = look.tick() => {
+                // For whoever asks while something waits.
+                let _ = visible.until();
+            }
             _ = persist.tick() => {
                 // What the store says it has done is durable before the log forgets it.
                 let done = async {

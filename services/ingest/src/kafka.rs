@@ -12,17 +12,20 @@ use event_log::{
     Appender, Batch, BatchLimits, Claim, Consumer, Incoming, KafkaAppender, KafkaConfig, KafkaConsumer,
     LogError, Outgoing, Topic,
 };
-use event_store::EventStore;
+use event_store::{EventStore, Stage};
 use telemetry::health::Health;
 use telemetry::metrics;
 use telemetry::shutdown::Shutdown;
+use telemetry::traces;
 use timeline::codec::Damaged;
 use timeline::row::{PlacedRow, decode_placed, encode_placed};
 use timeline::{Order, Refusal, Timestamp};
+use tokio::task::JoinHandle;
 
 use crate::forgotten::Forgotten;
 use crate::own::{OwnBatch, Owner};
 use crate::place::{Place, RawRecord, finish_joined};
+use crate::progress::Progress;
 use crate::references::{RawReference, Stamps, store_references};
 use crate::retry::{Failure, until_done};
 use crate::{Clock, IngestSettings, KEYS_HELD_MAX};
@@ -33,6 +36,8 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(8);
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 /// How long to wait where the log cannot be read.
 const READ_RETRY: Duration = Duration::from_secs(1);
+/// How often topics are asked how long they keep their records.
+const RETENTION_EVERY: Duration = Duration::from_secs(300);
 /// Rows in one message of the internal topic take up to about this many bytes.
 const PLACED_BYTES_MAX: usize = 256 * 1024;
 /// The step that waits where the dead-letter topic cannot be written.
@@ -64,9 +69,18 @@ pub async fn run(
     let worker = |topic, suffix| -> Result<Worker<KafkaConsumer>, LogError> {
         let kafka = KafkaConfig { group: format!("{}{suffix}", kafka.group), ..kafka.clone() };
         let consumer = KafkaConsumer::new(&kafka, topic)?;
+        let told = match topic {
+            Topic::Events => Some((Stage::Place, store.clone())),
+            Topic::CampaignEvents => Some((Stage::Own, store.clone())),
+            Topic::References | Topic::DeadLetters => None,
+        };
+        let progress = Progress::new(topic);
+        let reporting = tokio::spawn(progress.clone().report(consumer.observer(), told, clock.clone()));
         Ok(Worker {
             topic,
             consumer,
+            progress,
+            reporting: Some(reporting),
             appender: appender.clone(),
             clock: clock.clone(),
             shutdown: shutdown.clone(),
@@ -93,6 +107,7 @@ pub async fn run(
         let appender = appender.clone();
         async move || appender.check().await.map_err(|error| error.describe())
     }));
+    let retention = tokio::spawn(show_retention(kafka.clone()));
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(placing.place(place, store.clone()));
     tasks.spawn(owning.own(owner));
@@ -119,7 +134,7 @@ pub async fn run(
         Ok(())
     });
     tasks.shutdown().await;
-    for check in [checks, log_checks] {
+    for check in [checks, log_checks, retention] {
         check.abort();
     }
     outcome
@@ -130,6 +145,10 @@ pub async fn run(
 pub struct Worker<C> {
     pub topic: Topic,
     pub consumer: C,
+    /// How far it is.
+    pub progress: Progress,
+    /// What tells how far it is, and ends with it.
+    pub reporting: Option<JoinHandle<()>>,
     pub appender: Arc<dyn Appender>,
     pub clock: Clock,
     pub shutdown: Shutdown,
@@ -142,17 +161,22 @@ impl<C: Consumer> Worker<C> {
     pub async fn place(self, mut place: Place, store: Arc<dyn EventStore>) -> Result<(), LogError> {
         while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
             let timer = BatchTimer::start("place", batch.records.len());
+            let work = traces::Work::begin();
             let records: Vec<RawRecord<'_>> = batch.records.iter().map(RawRecord::from).collect();
             let placed = place.work((self.clock)(), &records).await;
             let oldest = batch.records.iter().map(|record| record.appended_at).min();
+            // Apart: a topic that takes no letters does not have the rows of a batch published again and again.
             tokio::join!(
                 self.publish("publish_rows", pack(placed.rows, oldest.unwrap_or(Timestamp(0)))),
                 self.publish(PUBLISH_DEAD_LETTERS, self.dead_letters(&batch.records, placed.refused)),
             );
             finish_joined(store.as_ref(), &placed.joined).await;
             self.commit(&batch, &HashSet::new()).await;
-            self.pace(batch.records.len(), timer.stop()).await;
+            let taken = timer.stop();
+            work.end("place", batch.records.iter().filter_map(traced));
+            self.pace(batch.records.len(), taken).await;
         }
+        stop(self.reporting).await;
         self.consumer.close().await;
         Ok(())
     }
@@ -194,6 +218,7 @@ impl<C: Consumer> Worker<C> {
                 }
             }
             let timer = BatchTimer::start("own", rows);
+            let occurred: Vec<Timestamp> = occurred(by_partition.values().flatten());
             let work = by_partition
                 .into_iter()
                 .filter_map(|(partition, rows)| {
@@ -202,10 +227,11 @@ impl<C: Consumer> Worker<C> {
                 .collect();
             owner.work(&self.clock, work).await;
             self.publish("publish_orders", owner.take_orders().iter().map(outgoing_order).collect()).await;
-            show_delay((self.clock)(), &published);
+            show_delay((self.clock)(), &occurred, &published);
             self.commit(&batch, &lost).await;
             timer.stop();
         }
+        stop(self.reporting).await;
         self.consumer.close().await;
         Ok(())
     }
@@ -221,6 +247,7 @@ impl<C: Consumer> Worker<C> {
             self.publish(PUBLISH_DEAD_LETTERS, self.dead_letters(&batch.records, refused)).await;
             self.commit(&batch, &HashSet::new()).await;
         }
+        stop(self.reporting).await;
         self.consumer.close().await;
         Ok(())
     }
@@ -236,7 +263,7 @@ impl<C: Consumer> Worker<C> {
             match next {
                 Ok(batch) if batch.records.is_empty() => {}
                 Ok(batch) => {
-                    self.show_lag(&batch.records, |records| records.first());
+                    self.progress.begins(&batch.records);
                     return Ok(Some(batch));
                 }
                 Err(error) if error.may_pass() => {
@@ -306,29 +333,61 @@ impl<C: Consumer> Worker<C> {
                 batch.claims.get(&partition).map(|claim| (partition, *claim, offset))
             })
             .collect();
-        until_done("commit", || self.consumer.commit(&offsets)).await;
-        let lag = self.consumer.lag();
-        self.show_lag(&batch.records, |records| {
-            records.last().filter(|record| lag.get(&record.partition).is_some_and(|messages| *messages > 0))
-        });
-    }
-
-    /// Shows each partition's lag in seconds: the age of one of its records, or none.
-    fn show_lag(&self, records: &[Incoming], of: impl Fn(&[Incoming]) -> Option<&Incoming>) {
+        let outcome = until_done("commit", || self.consumer.commit(&offsets)).await;
         let now = (self.clock)();
-        for records in records.chunk_by(|one, next| one.partition == next.partition) {
-            let age_ms = of(records).map_or(0, |record| (now.0 - record.appended_at.0).max(0));
-            let labels = [self.topic.name(), &records[0].partition.to_string()];
-            metrics::LAG_SECONDS.with_label_values(&labels).set(age_ms / 1000);
+        for (partition, claim, offset) in offsets {
+            if outcome.done.contains(&partition) {
+                self.progress.done(partition, claim.0, offset, now);
+            }
         }
     }
 }
 
-/// Shows how long it took from when records were published until now, when their rows are written.
-pub(crate) fn show_delay(now: Timestamp, published: &[Timestamp]) {
-    for appended_at in published {
-        let seconds = (now.0 - appended_at.0).max(0) as f64 / 1000.0;
-        metrics::VISIBLE_SECONDS.with_label_values(&["published"]).observe(seconds);
+/// The trace of a record that belongs to one, and where it stands.
+fn traced(record: &Incoming) -> Option<(&str, &'static str, i32, i64)> {
+    let traceparent = record.traceparent.as_deref()?;
+    Some((traceparent, record.topic.name(), record.partition, record.offset))
+}
+
+/// Stops a task, and waits until it has let go of everything.
+async fn stop(task: Option<JoinHandle<()>>) {
+    if let Some(task) = task {
+        task.abort();
+        // It was told to end.
+        let _ = task.await;
+    }
+}
+
+/// Shows how long the topics keep their records. Whoever may not ask shows nothing.
+async fn show_retention(kafka: KafkaConfig) {
+    let topics = [Topic::Events, Topic::CampaignEvents, Topic::References];
+    loop {
+        match event_log::read_retention(&kafka, &topics).await {
+            Ok(retention) => {
+                for (topic, ms) in retention {
+                    metrics::TOPIC_RETENTION.with_label_values(&[topic.name()]).set(ms / 1000);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = error.describe(), "topics do not tell how long they keep records");
+            }
+        }
+        tokio::time::sleep(RETENTION_EVERY).await;
+    }
+}
+
+/// When the events of rows occurred, each once.
+pub(crate) fn occurred<'a>(rows: impl Iterator<Item = &'a PlacedRow>) -> Vec<Timestamp> {
+    rows.filter(|row| row.counts).map(|row| row.key.position.at).collect()
+}
+
+/// Shows how long it took from when events occurred, and from when records were published, until now, when their rows are written.
+pub(crate) fn show_delay(now: Timestamp, occurred: &[Timestamp], published: &[Timestamp]) {
+    for (since, instants) in [("occurred", occurred), ("published", published)] {
+        let delays = metrics::VISIBLE_SECONDS.with_label_values(&[since]);
+        for at in instants {
+            delays.observe((now.0 - at.0).max(0) as f64 / 1000.0);
+        }
     }
 }
 

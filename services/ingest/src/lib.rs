@@ -1,12 +1,13 @@
 //! Log in, store out. [`place`] takes raw events as they come: decodes, filters, joins, and hands rows on by timeline. [`own`]
-//! writes each timeline's rows and tallies. [`forgotten`] knows whose rows are left out. [`references`] keeps names. [`kafka`] runs them as members of consumer groups,
-//! [`embedded`] in one process.
+//! writes each timeline's rows and tallies. [`forgotten`] knows whose rows are left out. [`references`] keeps names. [`kafka`] runs them as
+//! members of consumer groups, [`embedded`] in one process. [`progress`] tells until when everything that was published is visible.
 
 pub mod embedded;
 pub mod forgotten;
 pub mod kafka;
 pub mod own;
 pub mod place;
+pub mod progress;
 mod recent;
 pub mod references;
 pub mod retry;
@@ -18,7 +19,9 @@ use timeline::Timestamp;
 use timeline::filter::ListManagementFilter;
 use timeline::tally::Sizes;
 
+pub use embedded::Visible;
 pub(crate) use kafka::BatchTimer;
+pub use progress::least;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;

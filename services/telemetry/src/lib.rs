@@ -1,4 +1,5 @@
-//! What every service tells about itself — [`metrics`], [`logs`], [`health`], [`finding`], and the [`ops`] routes that show them —
+//! What every service tells about itself — [`metrics`], [`logs`], [`traces`], [`health`], what a check [finds](finding), and the [`ops`] routes
+//! that show them —
 //! and how it stops: [`shutdown`].
 
 pub mod finding;
@@ -7,3 +8,4 @@ pub mod logs;
 pub mod metrics;
 pub mod ops;
 pub mod shutdown;
+pub mod traces;

@@ -3,7 +3,8 @@
 use std::sync::LazyLock;
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// Where every metric is registered.
@@ -33,7 +34,15 @@ metrics! {
     LAG_MESSAGES: IntGaugeVec = |name, help| gauges(name, help, &["topic", "partition"]),
         "backstamp_consumer_lag_messages", "Messages of a partition that are not done yet.";
     LAG_SECONDS: IntGaugeVec = |name, help| gauges(name, help, &["topic", "partition"]),
-        "backstamp_consumer_lag_seconds", "Age of the oldest record of a partition that is not done yet, by the broker's timestamp.";
+        "backstamp_consumer_lag_seconds", "How long ago everything of a partition was last done: the age of its oldest record that is not, or 0.";
+    COMMITTED_OFFSET: IntGaugeVec = |name, help| gauges(name, help, &["topic", "partition"]),
+        "backstamp_committed_offset", "Everything of a partition below this offset is done.";
+    COMMITTED_AT: GaugeVec = |name, help| times(name, help, &["topic", "partition"]),
+        "backstamp_committed_timestamp_seconds", "When an offset of a partition was last committed here, or the partition was assigned.";
+    TOPIC_RETENTION: IntGaugeVec = |name, help| gauges(name, help, &["topic"]),
+        "backstamp_topic_retention_seconds", "How long a topic keeps its records; none where it keeps them for ever.";
+    VISIBLE_UNTIL: GaugeVec = |name, help| times(name, help, &[]),
+        "backstamp_visible_until_timestamp_seconds", "Everything published until then is visible: what answers say in X-Backstamp-Visible-Until.";
     COMMITS: IntCounterVec = |name, help| counters(name, help, &["topic", "outcome"]),
         "backstamp_offset_commits_total", "Offset commits: done, refused (the partition was lost meanwhile), failed.";
     REBALANCES: IntCounterVec = |name, help| counters(name, help, &["topic", "kind"]),
@@ -58,8 +67,8 @@ metrics! {
         "backstamp_log_errors_total", "Requests to the event log that failed, by operation.";
     TREES: IntCounterVec = |name, help| counters(name, help, &["change"]),
         "backstamp_tally_changes_total", "Changes of tally trees: built, leaf_loaded, leaf_split, node_split, node_rebuilt, part_added.";
-    VISIBLE_SECONDS: HistogramVec = |name, help| histograms(name, help, &["since"], SECONDS),
-        "backstamp_visible_delay_seconds", "Time until an event's rows were written, since it was published.";
+    VISIBLE_SECONDS: HistogramVec = |name, help| histograms(name, help, &["since"], DELAYS),
+        "backstamp_visible_delay_seconds", "Time until an event's rows were written: since it occurred (repeats included), since it was published.";
     REQUESTS: IntCounterVec = |name, help| counters(name, help, &["route", "status"]),
         "backstamp_http_requests_total", "HTTP requests by route and status.";
     REQUEST_SECONDS: HistogramVec = |name, help| histograms(name, help, &["route"], SECONDS),
@@ -80,6 +89,11 @@ metrics! {
 
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
+/// From what is quick to what comes from a sender that was away for days.
+const DELAYS: &[f64] = &[
+    0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 86_400.0,
+    604_800.0,
+];
 const COUNTS: &[f64] = &[1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0];
 
 /// What becomes of events: the labels of [`EVENTS`].
@@ -106,6 +120,11 @@ const CODES: [&str; 9] = [
     "key_mismatch",
 ];
 
+/// Steps of ingest that alerts look at: labels of [`RETRIES`].
+const STEPS: [&str; 4] = ["publish", "publish_dead_letters", "commit", "write_rows"];
+/// The labels of [`KEY_LOOKUPS`].
+const LOOKUPS: [&str; 4] = ["cached", "found", "unknown", "failed"];
+
 /// Every metric in Prometheus' text format.
 pub fn render() -> Vec<u8> {
     register_all();
@@ -115,6 +134,12 @@ pub fn render() -> Vec<u8> {
     }
     for code in CODES {
         DEAD_LETTERS.with_label_values(&[code]);
+    }
+    for step in STEPS {
+        RETRIES.with_label_values(&[step]);
+    }
+    for outcome in LOOKUPS {
+        KEY_LOOKUPS.with_label_values(&[outcome]);
     }
     let mut text = Vec::new();
     if let Err(error) = TextEncoder::new().encode(&REGISTRY.gather(), &mut text) {
@@ -139,6 +164,11 @@ fn counters(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCo
 
 fn gauges(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
     IntGaugeVec::new(Opts::new(name, help), labels)
+}
+
+/// Instants, as seconds since 1970.
+fn times(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+    GaugeVec::new(Opts::new(name, help), labels)
 }
 
 fn histograms(name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> prometheus::Result<HistogramVec> {

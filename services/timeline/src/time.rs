@@ -7,8 +7,8 @@ pub struct Timestamp(pub i64);
 /// Milliseconds in a day.
 pub const DAY_MS: i64 = 86_400_000;
 
-/// `2026-04-17T14:23:05Z`
-const SHOWN_BYTES: usize = 20;
+/// `2026-04-17T14:23:05.123Z`, the longest that is shown.
+const SHOWN_BYTES: usize = 24;
 
 impl Timestamp {
     /// `ms` milliseconds later.
@@ -23,6 +23,15 @@ impl Timestamp {
 
     /// UTC, whole seconds (the fraction is cut, not rounded): `2026-04-17T14:23:05Z`.
     pub fn to_rfc3339(self) -> String {
+        self.show(false)
+    }
+
+    /// UTC, with milliseconds: `2026-04-17T14:23:05.123Z`.
+    pub fn to_rfc3339_ms(self) -> String {
+        self.show(true)
+    }
+
+    fn show(self, with_ms: bool) -> String {
         let (days, ms) = (self.0.div_euclid(DAY_MS), self.0.rem_euclid(DAY_MS));
         let (year, month, day) = civil_from_days(days);
         let seconds = ms / 1000;
@@ -40,6 +49,9 @@ impl Timestamp {
         push("T", seconds / 3600, 2);
         push(":", seconds / 60 % 60, 2);
         push(":", seconds % 60, 2);
+        if with_ms {
+            push(".", ms % 1000, 3);
+        }
         text.push('Z');
         text
     }
@@ -213,6 +225,7 @@ mod tests {
         fn shown_and_read_back_is_the_same(seconds in -62_167_219_200_i64..253_402_300_800) {
             let shown = Timestamp(seconds * 1000 + 999).to_rfc3339();
             prop_assert_eq!(at(&shown), Some(seconds * 1000));
+            prop_assert_eq!(at(&Timestamp(seconds * 1000 + 7).to_rfc3339_ms()), Some(seconds * 1000 + 7));
             let date = chrono::DateTime::from_timestamp(seconds, 0).expect("in range");
             prop_assert_eq!(shown, date.format("%Y-%m-%dT%H:%M:%SZ").to_string());
         }

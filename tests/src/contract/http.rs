@@ -2,6 +2,8 @@
 
 use std::io::Read;
 
+use anyhow::{Context, ensure};
+use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
@@ -9,8 +11,9 @@ use uuid::Uuid;
 
 use super::{event, minutes_ago, new_id};
 use crate::client::{Client, Prefix, Reply, send};
+use crate::eventually;
 use crate::model::Endpoint;
-use crate::stack::{Account, Stack, path};
+use crate::stack::{Account, PATIENCE, Stack, path};
 
 async fn ask(account: &Account<'_>, method: &Method, path: &str) -> Reply {
     send(account.request(method.clone(), path)).await.expect("an answer")
@@ -37,6 +40,60 @@ pub async fn a_request_id_is_kept_or_made(stack: &Stack) {
     }
     let request = account.intake_request("/v1/events").header("x-request-id", "mine").body("[]");
     assert_eq!(send(request).await.expect("an answer").headers["x-request-id"], "mine");
+}
+
+/// The instant in `X-Backstamp-Visible-Until`.
+fn visible_until(reply: &Reply) -> anyhow::Result<DateTime<Utc>> {
+    let shown = reply.headers.get("x-backstamp-visible-until").context("no word of what is visible")?;
+    Ok(DateTime::parse_from_rfc3339(shown.to_str()?)?.to_utc())
+}
+
+/// What was published until then shows in the very answer that says so. It goes on where nothing is published, and never back.
+pub async fn every_answer_says_until_when_everything_is_visible(stack: &Stack) {
+    let account = stack.account().await;
+    let contact = new_id();
+    let (of_campaign, of_contact) =
+        (path(Endpoint::Campaign, "c", ""), path(Endpoint::Contact, &contact, ""));
+    let mut last = DateTime::UNIX_EPOCH;
+    for n in 1..=15_u64 {
+        let more = json!({ "contact_id": contact, "campaign_id": "c" });
+        let events = [event(&format!("evt_{n:02}"), "open", minutes_ago(30), &more)];
+        account.publish(&events).await;
+        let published = Utc::now();
+        let asked = if n % 2 == 0 { &of_campaign } else { &of_contact };
+        let reply = eventually(PATIENCE, async || {
+            let reply = account.get(asked).await;
+            let until = visible_until(&reply)?;
+            assert!(until >= last, "{until} after {last}");
+            last = until;
+            ensure!(until >= published, "visible until {until}, published at {published}");
+            Ok(reply)
+        })
+        .await;
+        let total = &reply.body[if n % 2 == 0 { "meta" } else { "pagination" }]["total"];
+        assert_eq!(total, n, "visible until {last}, published at {published}: {}", reply.body);
+        assert!(last <= Utc::now(), "{last} is not yet");
+    }
+    // Nothing is published by this account, and it goes on.
+    eventually(PATIENCE, async || {
+        let until = visible_until(&account.get(&of_contact).await)?;
+        ensure!(until > last + TimeDelta::seconds(1), "still {until}");
+        Ok(())
+    })
+    .await;
+    let stranger = Account::new(stack, "nobody", "wbk_nothing");
+    for (asker, method, path, status) in [
+        (&account, Method::HEAD, of_contact.clone(), 200),
+        (&account, Method::OPTIONS, of_contact.clone(), 204),
+        (&account, Method::POST, of_contact.clone(), 405),
+        (&account, Method::GET, path(Endpoint::Contact, &new_id(), ""), 404),
+        (&account, Method::GET, format!("{of_campaign}?page=0"), 400),
+        (&stranger, Method::GET, of_campaign.clone(), 401),
+    ] {
+        let reply = ask(asker, &method, &path).await;
+        assert_eq!(reply.status, status, "{method} {path}");
+        assert!(visible_until(&reply).is_ok(), "{method} {path}: {:?}", reply.headers);
+    }
 }
 
 /// The limit is shown whatever the answer, and only what is counted is counted.

@@ -79,7 +79,7 @@ fn copy_dependencies(home: &Path, pom: &str, jars: &Path) -> Result<()> {
 }
 
 /// Where cargo builds to; a relative path is taken from the workspace.
-fn target_directory() -> PathBuf {
+pub(crate) fn target_directory() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("").join(target)
 }

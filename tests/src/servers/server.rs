@@ -33,6 +33,15 @@ impl Server {
         self.process.id()
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// When it had ended before.
+    pub fn signal(&mut self, signal: i32) -> io::Result<()> {
+        process::send_signal(&mut self.process, signal)
+    }
+
     /// Asks it to end by `signal`, and kills it where it has not `within` that time. Says how it ended, or that it was killed.
     ///
     /// # Errors

@@ -63,6 +63,7 @@ fn judge(api: &Api, what: &str, reply: &Reply, documented: &Answer) {
     // What the contract counts up beside HTTP's own.
     let ours = [
         "x-request-id",
+        "x-backstamp-visible-until",
         "x-ratelimit-limit",
         "x-ratelimit-remaining",
         "x-ratelimit-reset",

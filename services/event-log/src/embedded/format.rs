@@ -80,6 +80,7 @@ impl Stored {
             key: self.key,
             value: self.value,
             appended_at: self.appended_at,
+            traceparent: None,
         }
     }
 }

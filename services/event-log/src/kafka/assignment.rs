@@ -31,9 +31,10 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::statistics::{self, Statistics};
-use telemetry::metrics::{LAG_MESSAGES, LOG_RESTARTS, OFFSETS_LOST, REBALANCES};
+use telemetry::metrics::{LOG_RESTARTS, OFFSETS_LOST, REBALANCES};
+use telemetry::traces::{self, TRACEPARENT};
 use timeline::Timestamp;
 use tokio::sync::Notify;
 
@@ -83,6 +84,12 @@ struct Held {
     position: Option<i64>,
     /// When the last record that was read was appended.
     read_until: Timestamp,
+    /// Whether a record was read under this claim.
+    has_read: bool,
+    /// Where fetching goes on, as of the last statistics, if nothing that was fetched waited to be read.
+    fetched_to: Option<i64>,
+    /// The same, if it was so twice in a row: the first may speak of an assignment before this one.
+    read_to: Option<i64>,
 }
 
 /// Offsets of a partition that did not come.
@@ -102,6 +109,17 @@ pub(super) struct Standing {
     pub(super) start: i64,
     /// The one after the last.
     pub(super) end: i64,
+}
+
+/// How far a partition that is held was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The claim under which it is held.
+    pub claim: Claim,
+    /// The offset behind the last record that was read; `None` where none was.
+    pub behind_last: Option<i64>,
+    /// There is no record between that and this offset: transactions leave marks in the log that nobody is handed.
+    pub no_record_below: Option<i64>,
 }
 
 /// What [`Assignment::read`] found.
@@ -172,6 +190,16 @@ impl Assignment {
     /// Messages of each partition that are not committed yet, as of the last statistics.
     pub(super) fn lag(&self) -> HashMap<i32, i64> {
         locked(&self.state).lag.clone()
+    }
+
+    /// How far each partition that is held was read.
+    pub(super) fn positions(&self) -> HashMap<i32, Position> {
+        let position = |held: &Held| Position {
+            claim: held.claim,
+            behind_last: held.position.filter(|_| held.has_read),
+            no_record_below: held.read_to,
+        };
+        locked(&self.state).held.iter().map(|(partition, held)| (*partition, position(held))).collect()
     }
 
     /// Passes the gate. While it is held, no claim that is current ends.
@@ -248,7 +276,15 @@ impl Assignment {
             queue.set_nonempty_callback(move || news.notify_one());
             let claim = new_claim();
             tracing::info!(topic = self.topic.name(), partition, claim = claim.0, "partition assigned");
-            let held = Held { claim, queue, position: None, read_until: Timestamp(i64::MIN) };
+            let held = Held {
+                claim,
+                queue,
+                position: None,
+                read_until: Timestamp(i64::MIN),
+                has_read: false,
+                fetched_to: None,
+                read_to: None,
+            };
             state.held.insert(partition, held);
             // There from the start: absent is not 0.
             for told in [&OFFSETS_LOST, &LOG_RESTARTS] {
@@ -284,8 +320,6 @@ impl Assignment {
         drop(self.pass_gate());
         for (partition, held) in &gone {
             tracing::info!(topic = self.topic.name(), partition, claim = held.claim.0, "partition {kind}");
-            // It may never have had a lag.
-            let _ = LAG_MESSAGES.remove_label_values(&[self.topic.name(), &partition.to_string()]);
         }
         self.count(kind, gone.len());
         self.news.notify_one();
@@ -313,13 +347,14 @@ impl Assignment {
     fn update_lag(&self, topic: &statistics::Topic) {
         let mut state = locked(&self.state);
         let State { held, lag, .. } = &mut *state;
-        for partition in topic.partitions.values().filter(|partition| held.contains_key(&partition.partition))
-        {
+        for partition in topic.partitions.values() {
+            let Some(held) = held.get_mut(&partition.partition) else { continue };
+            let is_read = partition.fetch_state == "active" && partition.fetchq_cnt == 0;
+            let fetched_to = Some(partition.next_offset).filter(|offset| is_read && *offset >= 0);
+            held.read_to = fetched_to.filter(|_| fetched_to == held.fetched_to);
+            held.fetched_to = fetched_to;
             let Some(messages) = lag_of(partition) else { continue };
             lag.insert(partition.partition, messages);
-            LAG_MESSAGES
-                .with_label_values(&[self.topic.name(), &partition.partition.to_string()])
-                .set(messages);
         }
     }
 
@@ -362,6 +397,7 @@ impl State {
                         self.gaps.push(Gap { partition, from: position, to: record.offset });
                     }
                     held.position = Some(record.offset + 1);
+                    held.has_read = true;
                     held.read_until = held.read_until.max(record.appended_at);
                     self.read_bytes += record.size();
                     self.read.push(record);
@@ -398,7 +434,13 @@ pub(super) fn incoming(topic: Topic, message: &BorrowedMessage<'_>) -> Incoming 
         key: message.key().map(bytes::Bytes::copy_from_slice),
         value: message.payload().map(bytes::Bytes::copy_from_slice),
         appended_at: Timestamp(message.timestamp().to_millis().unwrap_or(0)),
+        traceparent: if traces::is_on() { traceparent(message) } else { None },
     }
+}
+
+fn traceparent(message: &BorrowedMessage<'_>) -> Option<Box<str>> {
+    let header = message.headers()?.iter().find(|header| header.key == TRACEPARENT)?;
+    std::str::from_utf8(header.value?).ok().map(Into::into)
 }
 
 /// What the reader is told; what is left out passes by itself, and is in the log.

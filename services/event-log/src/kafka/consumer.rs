@@ -16,8 +16,8 @@ use telemetry::metrics::COMMITS;
 use tokio::sync::Mutex;
 use tokio::time::timeout_at;
 
-use super::assignment::{Assignment, Found, Group, Standing};
-use super::client::{check_topics, client_error, request_error};
+use super::assignment::{Assignment, Found, Group, Position, Standing};
+use super::client::{METADATA_TIMEOUT, check_topics, client_error, request_error};
 use super::config::KafkaConfig;
 use crate::consumer::{Batch, BatchLimits, Claim, CommitOutcome, Consumer};
 use crate::error::LogError;
@@ -47,6 +47,12 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 const ASK_RETRY: Duration = Duration::from_millis(500);
 
 impl KafkaConsumer {
+    /// Looks at how far the log and this member are, beside whoever reads. To be dropped before
+    /// [`close`](Consumer::close), which waits for it.
+    pub fn observer(&self) -> Observer {
+        Observer { member: self.member.clone() }
+    }
+
     /// Joins the group. Returns before it has: the first batch tells what is assigned.
     ///
     /// # Errors
@@ -123,6 +129,64 @@ impl Consumer for KafkaConsumer {
         drop(member);
         // It ends in any case; a panic of its has been shown.
         let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+}
+
+/// Tells how far the log and a member of a group are.
+#[derive(Clone)]
+pub struct Observer {
+    member: Member,
+}
+
+impl Observer {
+    /// How far each partition that is held was read.
+    pub fn positions(&self) -> HashMap<i32, Position> {
+        self.member.assignment.positions()
+    }
+
+    /// Where each of `partitions` ends: the offset behind everything that was acknowledged before this was called.
+    ///
+    /// # Errors
+    ///
+    /// When one could not be asked.
+    pub async fn ends(&self, partitions: Vec<i32>) -> Result<HashMap<i32, i64>, LogError> {
+        self.ask(move |member| member.offsets(&partitions, Offset::End)).await
+    }
+
+    /// Where the group goes on in each of `partitions`: at what was committed, else at the oldest record.
+    ///
+    /// # Errors
+    ///
+    /// When one could not be asked.
+    pub async fn starts(&self, partitions: Vec<i32>) -> Result<HashMap<i32, i64>, LogError> {
+        self.ask(move |member| member.starts(&partitions)).await
+    }
+
+    /// How many partitions another topic of the same installation has; 0 where it is not there.
+    ///
+    /// # Errors
+    ///
+    /// When the brokers could not be asked.
+    pub async fn partitions_of(&self, topic: Topic) -> Result<i32, LogError> {
+        self.ask(move |member| {
+            let prefix = member.topic_name.strip_suffix(member.topic.name()).unwrap_or_default();
+            let name = topic.name_with(prefix);
+            let metadata = member.consumer.fetch_metadata(Some(&name), METADATA_TIMEOUT);
+            let metadata = metadata.map_err(|error| request_error("partitions", error))?;
+            let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+            Ok(i32::try_from(partitions).unwrap_or(i32::MAX))
+        })
+        .await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Member) -> Result<T, LogError> + Send + 'static,
+    ) -> Result<T, LogError> {
+        let member = self.member.clone();
+        tokio::task::spawn_blocking(move || ask(&member))
+            .await
+            .unwrap_or_else(|error| Err(LogError::away("offsets", error)))
     }
 }
 
@@ -274,6 +338,52 @@ impl Member {
             }
         }
         Ok(outcome)
+    }
+
+    /// The offsets that the brokers have for `which`, by one request to each.
+    fn offsets(&self, partitions: &[i32], which: Offset) -> Result<HashMap<i32, i64>, LogError> {
+        if partitions.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let failed = |error| request_error("offsets", error);
+        let mut asked = TopicPartitionList::with_capacity(partitions.len());
+        for partition in partitions {
+            asked.add_partition_offset(&self.topic_name, *partition, which).map_err(failed)?;
+        }
+        let found = self.consumer.offsets_for_times(asked, METADATA_TIMEOUT).map_err(failed)?;
+        let mut offsets = HashMap::new();
+        for found in found.elements() {
+            found.error().map_err(failed)?;
+            if let Offset::Offset(offset) = found.offset() {
+                offsets.insert(found.partition(), offset);
+            }
+        }
+        Ok(offsets)
+    }
+
+    fn starts(&self, partitions: &[i32]) -> Result<HashMap<i32, i64>, LogError> {
+        if partitions.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let mut asked = TopicPartitionList::with_capacity(partitions.len());
+        for partition in partitions {
+            asked.add_partition(&self.topic_name, *partition);
+        }
+        let committed = self.consumer.committed_offsets(asked, METADATA_TIMEOUT);
+        let committed = committed.map_err(|error| request_error("offsets", error))?;
+        let committed = committed.elements();
+        let mut starts: HashMap<i32, i64> = committed
+            .iter()
+            .filter_map(|found| match (found.error(), found.offset()) {
+                (Ok(()), Offset::Offset(offset)) => Some((found.partition(), offset)),
+                _ => None,
+            })
+            .collect();
+        // One that could not be told is left for the next time.
+        let none = committed.iter().filter(|found| found.error().is_ok()).map(|found| found.partition());
+        let none: Vec<i32> = none.filter(|partition| !starts.contains_key(partition)).collect();
+        starts.extend(self.offsets(&none, Offset::Beginning)?);
+        Ok(starts)
     }
 
     fn count(&self, outcome: &str, partitions: usize) {

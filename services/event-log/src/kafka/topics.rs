@@ -89,6 +89,24 @@ pub async fn ensure_topics(config: &KafkaConfig, settings: &TopicSettings) -> Re
     Ok(report)
 }
 
+/// How long each topic keeps its records, in milliseconds; a topic that keeps them for ever is left out.
+///
+/// # Errors
+///
+/// When the brokers cannot be asked, or a topic is not there.
+pub async fn read_retention(config: &KafkaConfig, topics: &[Topic]) -> Result<HashMap<Topic, i64>, LogError> {
+    let client = config.admin().map_err(|error| LogError::refused("connect", error))?;
+    let client = AdminClient::from_config_and_context(&client, Asking(ClientLog::new("admin")))
+        .map_err(client_error)?;
+    let names: Vec<(Topic, String)> =
+        topics.iter().map(|topic| (*topic, topic.name_with(&config.topic_prefix))).collect();
+    let configs = describe(&client, &names.iter().collect::<Vec<_>>()).await?;
+    let retention = |config: &TopicConfig| config.number("retention.ms").filter(|ms| *ms >= 0);
+    let is_kept = |config: &TopicConfig| config.text("cleanup.policy") == Some("compact");
+    let bounded = configs.into_iter().filter(|(_, config)| !is_kept(config));
+    Ok(bounded.filter_map(|(topic, config)| Some((topic, retention(&config)?))).collect())
+}
+
 type Admin = AdminClient<Asking>;
 
 /// Topics as they are.

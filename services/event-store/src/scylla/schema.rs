@@ -41,10 +41,15 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "0003_forgotten",
         cql: include_str!("../../../../schemas/cql/0003_forgotten.cql"),
     },
+    Migration {
+        version: 4,
+        name: "0004_progress",
+        cql: include_str!("../../../../schemas/cql/0004_progress.cql"),
+    },
 ];
 
 /// The tables that the migrations leave.
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 12] = [
     "schema_lock",
     "schema_migrations",
     "timeline_rows",
@@ -56,6 +61,7 @@ const TABLES: [&str; 11] = [
     "api_keys",
     "dead_letters",
     "forgotten",
+    "progress",
 ];
 
 /// The replication factor where none is asked for and there are nodes enough.

@@ -59,6 +59,8 @@ pub(super) struct Statements {
     pub(super) list_forgotten: Statement,
     pub(super) erase_reference: Statement,
     pub(super) list_timelines: Statement,
+    pub(super) write_progress: Statement,
+    pub(super) read_progress: Statement,
 }
 
 impl Statements {
@@ -233,6 +235,16 @@ impl Statements {
             list_keys: prepare(
                 "list_keys",
                 "SELECT key_id, digest, account_id, permissions, created_at, expires_at, revoked_at FROM keyspace.api_keys",
+            )
+            .await?,
+            write_progress: prepare(
+                "write_progress",
+                "INSERT INTO keyspace.progress (stage, partition, done_until) VALUES (?, ?, ?) USING TIMESTAMP ?",
+            )
+            .await?,
+            read_progress: prepare(
+                "read_progress",
+                "SELECT partition, done_until FROM keyspace.progress WHERE stage = ?",
             )
             .await?,
         };

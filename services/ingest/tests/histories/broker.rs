@@ -199,6 +199,7 @@ impl SimConsumer {
                 key: record.key.clone(),
                 value: record.value.clone(),
                 appended_at: record.appended_at,
+                traceparent: None,
             }));
             let taken = records.len().saturating_sub(*position).min(budget);
             *position += taken;

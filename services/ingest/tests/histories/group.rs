@@ -6,6 +6,7 @@ use event_log::{LogError, Topic};
 use ingest::kafka::Worker;
 use ingest::own::{Owner, OwnerSettings};
 use ingest::place::Place;
+use ingest::progress::Progress;
 use telemetry::shutdown::Shutdown;
 use timeline::filter::ListManagementFilter;
 use timeline::tally::Sizes;
@@ -75,6 +76,8 @@ impl Group {
             appender: Arc::new(SimAppender { broker: self.broker.clone(), member: self.started }),
             clock: Arc::new(move || sim.now().plus_ms(skew_ms)),
             shutdown: shutdown.clone(),
+            progress: Progress::new(self.topic),
+            reporting: None,
             replay_per_second_max: None,
         };
         let task = match self.topic {
