@@ -122,11 +122,11 @@ impl Books<'_> {
         ledger
     }
 
-    /// Each record that was acknowledged lies in the log, as often as it was.
+    /// Each record that was acknowledged lies in the log, as often as it was; the intake leaves out the white space around one.
     fn check_acknowledged(&self, log: &[Logged]) {
         let mut left = count_values(log);
         for record in self.acknowledged {
-            let value = record.value.as_deref().unwrap_or_default();
+            let value = record.value.as_deref().unwrap_or_default().trim_ascii();
             match left.get_mut(value) {
                 Some(count) if *count > 0 => *count -= 1,
                 _ => panic!("the log has lost what it acknowledged: {}", String::from_utf8_lossy(value)),

@@ -148,7 +148,7 @@ impl Probing<'_> {
     }
 
     fn event(&self, campaign: &str, id: &str, number: usize) -> String {
-        let at = Utc::now() - TimeDelta::seconds((number % 100_000) as i64);
+        let at = Utc::now() - TimeDelta::seconds(i64::try_from(number % 100_000).unwrap());
         json!({
             "account_id": self.account, "id": id, "type": "open", "occurred_at": at.to_rfc3339(), "campaign_id": campaign,
             "contact_id": Uuid::new_v5(&Uuid::NAMESPACE_OID, (number % 20_000).to_string().as_bytes()),
