@@ -26,8 +26,13 @@ fn findings<'a>(report: &'a Value, about: &str) -> Vec<&'a Value> {
 #[tokio::test]
 async fn check_says_what_is_wrong_and_how_to_mend_it() {
     let stack = Stack::shared_real().await;
-    let output = stack.run(&["check", "--json", "--group", stack.group()]).await;
-    assert!(output.status.success(), "{output}");
+    // Kafka tells of a new topic a little later.
+    let output = eventually(PATIENCE, async || {
+        let output = stack.run(&["check", "--json", "--group", stack.group()]).await;
+        ensure!(output.status.success(), "{output}");
+        Ok(output)
+    })
+    .await;
     let well = report(&output);
     assert_eq!((&well["ok"], &well["errors"]), (&json!(true), &json!(0)), "{output}");
     for about in ["schema", "permissions", "clock scylla", "mail.events write", "mail.campaign-events read"] {
@@ -84,6 +89,7 @@ async fn a_dead_letter_is_retried_once_whoever_asks_and_whatever_crashed() {
     };
     let listed = eventually(PATIENCE, async || {
         let output = letters(&["list"]).await;
+        ensure!(output.status.success(), "{output}");
         let listed = report(&output).as_array().unwrap().clone();
         ensure!(listed.len() == 2, "{output}");
         Ok(listed)
