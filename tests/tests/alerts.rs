@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 /// How long an alert may take to fire or to clear. Far more than it needs: only what hangs runs into it.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(100);
 const EVENTS: &str = "mail.events";
 const DEAD: &str = "mail.events.dead";
 const PAUSE: Duration = Duration::from_millis(100);

@@ -168,13 +168,15 @@ pub async fn what_is_anothers_is_unknown(stack: &Stack) {
     assert_eq!((reply.status, &reply.body["meta"]["total"]), (200, &json!(0)));
 }
 
+/// Headers that differ from one request to the next, whoever asks for what.
+const PASSING: [&str; 5] =
+    ["x-request-id", "date", "x-ratelimit-remaining", "x-ratelimit-reset", "x-backstamp-visible-until"];
+
 /// The headers but for those that differ from one request to the next.
 fn lasting(headers: &HeaderMap) -> Vec<(String, String)> {
     let mut headers: Vec<_> = headers
         .iter()
-        .filter(|(name, _)| {
-            !["x-request-id", "date", "x-ratelimit-remaining", "x-ratelimit-reset"].contains(&name.as_str())
-        })
+        .filter(|(name, _)| !PASSING.contains(&name.as_str()))
         .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
         .collect();
     headers.sort();
