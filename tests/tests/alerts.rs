@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 /// How long an alert may take to fire or to clear. Far more than it needs: only what hangs runs into it.
-const PATIENCE: Duration = Duration::from_secs(100);
+const PATIENCE: Duration = Duration::from_secs(240);
 const EVENTS: &str = "mail.events";
 const DEAD: &str = "mail.events.dead";
 const PAUSE: Duration = Duration::from_millis(100);
@@ -174,6 +174,12 @@ async fn each_alert_fires_when_it_is_caused_and_clears_afterwards() {
         "BackstampFreshnessBurn",
         "BackstampAvailabilityBurn",
     ];
+    site.use_until(async || {
+        let age = site.prometheus.query("backstamp:visible_age:seconds").await?;
+        ensure!(age.iter().any(|(_, seconds)| *seconds < 8.0), "visible until {age:?} s ago");
+        Ok(())
+    })
+    .await;
     site.use_until_firing(&outage, false).await;
 
     // The store is away.
