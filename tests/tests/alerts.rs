@@ -174,6 +174,12 @@ async fn each_alert_fires_when_it_is_caused_and_clears_afterwards() {
         "BackstampFreshnessBurn",
         "BackstampAvailabilityBurn",
     ];
+    site.use_until(async || {
+        let age = site.prometheus.query("backstamp:visible_age:seconds").await?;
+        ensure!(age.iter().any(|(_, seconds)| *seconds < 8.0), "visible until {age:?} s ago");
+        Ok(())
+    })
+    .await;
     site.use_until_firing(&outage, false).await;
 
     // The store is away.

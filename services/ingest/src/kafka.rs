@@ -263,7 +263,7 @@ impl<C: Consumer> Worker<C> {
             match next {
                 Ok(batch) if batch.records.is_empty() => {}
                 Ok(batch) => {
-                    self.progress.begins(&batch.records);
+                    self.progress.begins(&batch);
                     return Ok(Some(batch));
                 }
                 Err(error) if error.may_pass() => {

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use event_log::{Incoming, LogError, Observer, Position, Topic};
+use event_log::{Batch, LogError, Observer, Position, Topic};
 use event_store::{EventStore, Stage, StoreError};
 use telemetry::metrics;
 use timeline::Timestamp;
@@ -82,10 +82,16 @@ impl Progress {
     }
 
     /// Records are about to be worked on, those of a partition together; all before them are done.
-    pub(crate) fn begins(&self, records: &[Incoming]) {
-        let mut held = self.lock();
-        for records in records.chunk_by(|one, next| one.partition == next.partition) {
-            if let Some(held) = held.get_mut(&records[0].partition) {
+    pub(crate) fn begins(&self, batch: &Batch) {
+        let mut all = self.lock();
+        for records in batch.records.chunk_by(|one, next| one.partition == next.partition) {
+            let Some(claim) = batch.claims.get(&records[0].partition) else { continue };
+            let held = all.entry(records[0].partition).or_default();
+            // It may be looked at before anybody told that it is held.
+            if held.claim < claim.0 {
+                *held = Held { claim: claim.0, ..Held::default() };
+            }
+            if held.claim == claim.0 {
                 held.until = held.until.max(Some(records[0].appended_at.minus_ms(1)));
             }
         }

@@ -10,7 +10,8 @@ use crate::model::Endpoint;
 use crate::stack::{Account, Stack};
 
 /// What differs from one request to the next anyway.
-const PASSING_HEADERS: [&str; 4] = ["x-request-id", "date", "x-ratelimit-remaining", "x-ratelimit-reset"];
+const PASSING_HEADERS: [&str; 5] =
+    ["x-request-id", "date", "x-ratelimit-remaining", "x-ratelimit-reset", "x-backstamp-visible-until"];
 
 /// Two queries of everything that a query may have, each with and without what is wrong.
 const QUERIES: [&str; 24] = [

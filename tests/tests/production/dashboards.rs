@@ -80,6 +80,13 @@ async fn every_query_of_every_dashboard_returns_data() {
             }
         }
         if let Some(folder) = std::env::var_os(PICTURES) {
+            // A line wants some past.
+            eventually(PATIENCE, async || {
+                let scraped = prometheus.query("min(count_over_time(up[2m]))").await?;
+                ensure!(scraped.iter().any(|(_, scrapes)| *scrapes >= 90.0), "only {scraped:?} scrapes");
+                Ok(())
+            })
+            .await;
             for (file, board, panels) in &boards {
                 let picture = pictures::draw(board, panels, &prometheus).await;
                 fs::write(Path::new(&folder).join(format!("{file}.svg")), picture).unwrap();

@@ -22,8 +22,10 @@ fn documents(path: &str) -> Vec<Value> {
     let text = repository_file(path);
     let read = |document| {
         let mut value: serde_yaml_ng::Value = serde::Deserialize::deserialize(document).unwrap();
-        // What is merged in may merge something in itself.
-        (0..2).for_each(|_| value.apply_merge().unwrap());
+        // What is merged in may merge in more.
+        for _ in 0..3 {
+            value.apply_merge().unwrap();
+        }
         serde_json::to_value(value).unwrap()
     };
     serde_yaml_ng::Deserializer::from_str(&text).map(read).collect()
