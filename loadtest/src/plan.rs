@@ -14,8 +14,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 use ingest::KEYS_HELD_MAX;
+use ingest::own::SMALL_HELD;
 use serde::Serialize;
-use timeline::tally::{LEAF_ROWS_MAX, NODE_LEAVES_MAX, SCAN_ROWS_MAX};
+use timeline::tally::{LEAF_ROWS_MAX, NODE_LEAVES_MAX, SCAN_ROWS_MAX, UNREAD_ROWS};
 
 use costs::Costs;
 use growth::{Growth, Order};
@@ -242,17 +243,23 @@ fn deployment(
     let ingest_copies = (events_per_s / (costs.ingest_events_per_s.value * options.busy)).ceil().max(2.0);
     let kafka_mb_per_s = events_per_s * costs.raw_event_bytes.value / 1e6;
 
-    // What a copy holds in keys: a contact's history whole, of a long one the leaf that is written to.
+    // Of a small history a copy remembers that there is no tree, and reads it now and then; of a long one it holds the leaf that is
+    // written to.
     let history = options.contact_events_per_day * options.retention_days;
-    let history_keys = if history <= SCAN_ROWS_MAX as f64 { history } else { LEAF_ROWS_MAX as f64 };
-    let keys_per_s = events_per_s / ingest_copies * (history_keys + TIMELINE_COST_KEYS + 1.0);
-    let held_s = KEYS_HELD_MAX as f64 / keys_per_s;
-    // A mail's delivery finds its contact's history held if it comes soon enough; what its reader does later does not.
+    let touched_per_s = events_per_s / ingest_copies;
+    let (held_s, keys_a_load) = if history <= SCAN_ROWS_MAX as f64 {
+        (SMALL_HELD as f64 / touched_per_s, history / UNREAD_ROWS as f64)
+    } else {
+        let keys = LEAF_ROWS_MAX as f64;
+        (KEYS_HELD_MAX as f64 / (touched_per_s * (keys + TIMELINE_COST_KEYS + 1.0)), keys)
+    };
+    // A mail's delivery finds its contact held if it comes soon enough; what its reader does later does not.
     let deliveries = options.blast_share / 2.0 * options.campaign_share;
     let loads = 1.0 - deliveries * (1.0 - (-held_s / DELIVERY_S).exp());
-    let keys_read_again = loads * history_keys;
+    let keys_read_again = loads * keys_a_load;
 
     let store_cpu_us = costs.store_event_cpu_us.value * replicas
+        + costs.store_touch_cpu_us.value * loads * replicas
         + costs.store_key_read_cpu_us.value * keys_read_again * quorum(options.replicas);
     let store_cores = (events_per_s * store_cpu_us * node_skew
         + options.pages_per_s * costs.store_page_cpu_us.value * quorum(options.replicas))
@@ -375,7 +382,7 @@ fn limits(
                 / (costs.store_key_read_cpu_us.value * quorum(options.replicas)),
             asked: deployment.keys_read_again,
             says: format!(
-                "an owner holds {KEYS_HELD_MAX} keys, which is what it touches in {:.1} s: a contact that comes back later has its history read again, to tell a repeat; beyond the room that costs more than the writes",
+                "an owner remembers {SMALL_HELD} small timelines and holds {KEYS_HELD_MAX} keys of large ones, which is what it touches in {:.1} s; of a contact that comes back later it asks whether it has a tree, and reads a small history once in {UNREAD_ROWS} rows, a leaf of a long one each time; beyond the room that costs more than the writes",
                 deployment.held_s
             ),
         },

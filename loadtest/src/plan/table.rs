@@ -99,7 +99,7 @@ fn deployment(plan: &Plan) -> String {
             [
                 "the store's work, µs an event".to_owned(),
                 count(d.store_cpu_us_per_event),
-                "on all replicas, reading again included".to_owned(),
+                "on all replicas, asking and reading again included".to_owned(),
             ],
         ],
     )

@@ -45,8 +45,8 @@ const PAIR_ROWS_A_BATCH: u64 = 16_384;
 const PAIR_BYTES_A_BATCH: usize = 16 << 20;
 /// How often memory is looked at.
 const FORGET_EVERY_BATCHES: u64 = 4;
-/// Small timelines that are remembered at least, some 30 bytes each: see [`Recent`].
-const SMALL_HELD: usize = 400_000;
+/// Small timelines that are remembered at least, some 30 bytes each.
+pub const SMALL_HELD: usize = 400_000;
 /// Rows of small timelines that are remembered at least, to tell a repeat that comes soon; one that comes later is written again.
 const SMALL_ROWS_HELD: usize = 200_000;
 
