@@ -96,7 +96,7 @@ pub struct Owner {
 struct Bound {
     /// As many as were written since it was new or read whole; or, where that never was, since it was taken over.
     rows: u32,
-    is_known: bool,
+    is_counted: bool,
 }
 
 /// A partition that is held.
@@ -661,9 +661,9 @@ impl Owner {
                         partition.stamp += 1;
                         treeless.push((id.clone(), partition.stamp));
                     }
-                    Keys::Unread(Bound { rows: 0, is_known: !is_known })
+                    Keys::Unread(Bound { rows: 0, is_counted: !is_known })
                 }
-                None if is_known => Keys::Unread(Bound { rows: 0, is_known: false }),
+                None if is_known => Keys::Unread(Bound { rows: 0, is_counted: false }),
                 None => {
                     new.push(id.clone());
                     Keys::Few(Vec::new())
@@ -715,7 +715,7 @@ impl Owner {
             number % self.settings.sizes.unread_rows.max(1) < touched.rows.len() as u64
         };
         let is_large = bound.rows as usize + touched.rows.len() > self.settings.sizes.scan_rows_max;
-        is_large || (!bound.is_known && by_chance())
+        is_large || (!bound.is_counted && by_chance())
     }
 
     /// The keys of small timelines, sorted.
@@ -736,7 +736,7 @@ impl Owner {
             let bound = match &held.keys {
                 Keys::Unread(bound) => *bound,
                 Keys::Few(keys) if self.store.writes_unseen() => {
-                    Bound { rows: u32::try_from(keys.len()).unwrap_or(u32::MAX), is_known: true }
+                    Bound { rows: u32::try_from(keys.len()).unwrap_or(u32::MAX), is_counted: true }
                 }
                 Keys::Few(_) | Keys::Tree(_) => {
                     partition.timelines.insert(id, held);

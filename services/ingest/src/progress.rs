@@ -67,6 +67,11 @@ impl Held {
 
     /// What is checked already goes first: under load there is always something behind the newest end.
     fn check(&mut self, check: Check) {
+        // The topic was created again: what was done is of the one before.
+        if self.done.is_some_and(|done| done > check.end) {
+            (self.done, self.next, self.end) = (None, None, None);
+            return;
+        }
         self.end = Some(check.end);
         self.next.get_or_insert(check);
         if let Some(done) = self.done {
@@ -168,9 +173,13 @@ impl Progress {
         let positions = observer.positions();
         for (partition, held) in self.lock().iter_mut() {
             let position = positions.get(partition).filter(|position| position.claim.0 == held.claim);
-            let (Some(position), Some(end)) = (position, ends.get(partition)) else { continue };
+            let (Some(position), Some(end)) = (position, ends.get(partition)) else {
+                // Not known any more: an old end would have the lag sink to none.
+                held.end = None;
+                continue;
+            };
             if held.done.is_none()
-                && let Some(start) = starts.get(partition)
+                && let Some(start) = starts.get(partition).filter(|start| *start <= end)
             {
                 held.done = Some(*start);
                 metrics::COMMITTED_OFFSET
@@ -186,7 +195,11 @@ impl Progress {
             }
         }
         if let Some((stage, store)) = told {
-            let reached = |held: &Held| if *stage == Stage::Own { held.covered } else { held.until };
+            // A record may say that it is from the future, where its sender sets the time.
+            let reached = |held: &Held| {
+                let reached = if *stage == Stage::Own { held.covered } else { held.until };
+                reached.map(|reached| reached.min(asked_at))
+            };
             let done: Vec<(i32, Timestamp)> =
                 self.lock().iter().filter_map(|(at, held)| Some((*at, reached(held)?))).collect();
             store.write_progress(*stage, &done).await.map_err(away)?;
@@ -257,6 +270,16 @@ mod tests {
 
     fn check(end: i64, asked_at: i64, before: i64) -> Check {
         Check { end, asked_at: Timestamp(asked_at), before: Some(Timestamp(before)) }
+    }
+
+    #[test]
+    fn of_a_log_that_begins_anew_nothing_is_done() {
+        let mut held = Held { done: Some(1000), ..Held::default() };
+        held.check(check(10, 2_000, 1_900));
+        assert_eq!(held, Held::default());
+        held.advance(10);
+        held.check(check(10, 3_000, 2_900));
+        assert_eq!((held.until, held.covered), (Some(Timestamp(3_000)), Some(Timestamp(2_900))));
     }
 
     #[test]

@@ -68,7 +68,8 @@ impl KafkaConsumer {
         consumer.context().set_consumer(&consumer);
         consumer.subscribe(&[&topic_name]).map_err(client_error)?;
 
-        let member = Member { topic, topic_name, consumer, assignment };
+        let config = Arc::new(config.clone());
+        let member = Member { config, topic, topic_name, consumer, assignment };
         let thread =
             ServingThread::start(member.clone()).map_err(|error| LogError::away("connect", error))?;
         Ok(KafkaConsumer { member, thread, reader: Mutex::new(()) })
@@ -150,7 +151,7 @@ impl Observer {
     ///
     /// When one could not be asked.
     pub async fn ends(&self, partitions: Vec<i32>) -> Result<HashMap<i32, i64>, LogError> {
-        self.ask(move |member| member.offsets(&partitions, Offset::End)).await
+        self.ask(move |member| member.edges(&partitions, Offset::End)).await
     }
 
     /// Where the group goes on in each of `partitions`: at what was committed, else at the oldest record.
@@ -169,10 +170,8 @@ impl Observer {
     /// When the brokers could not be asked.
     pub async fn partitions_of(&self, topic: Topic) -> Result<i32, LogError> {
         self.ask(move |member| {
-            let prefix = member.topic_name.strip_suffix(member.topic.name()).unwrap_or_default();
-            let name = topic.name_with(prefix);
-            let metadata = member.consumer.fetch_metadata(Some(&name), METADATA_TIMEOUT);
-            let metadata = metadata.map_err(|error| request_error("partitions", error))?;
+            let name = member.config.name_of(topic);
+            let metadata = member.consumer.fetch_metadata(Some(&name), METADATA_TIMEOUT)?;
             let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
             Ok(i32::try_from(partitions).unwrap_or(i32::MAX))
         })
@@ -181,12 +180,12 @@ impl Observer {
 
     async fn ask<T: Send + 'static>(
         &self,
-        ask: impl FnOnce(&Member) -> Result<T, LogError> + Send + 'static,
+        ask: impl FnOnce(&Member) -> Result<T, KafkaError> + Send + 'static,
     ) -> Result<T, LogError> {
         let member = self.member.clone();
-        tokio::task::spawn_blocking(move || ask(&member))
-            .await
-            .unwrap_or_else(|error| Err(LogError::away("offsets", error)))
+        let asked = tokio::task::spawn_blocking(move || ask(&member)).await;
+        let asked = asked.map_err(|error| LogError::away("offsets", error))?;
+        asked.map_err(|error| request_error("offsets", error))
     }
 }
 
@@ -222,6 +221,7 @@ impl Drop for ServingThread {
 /// A member of the group, for those who share it: the thread that serves it, commits, the reader.
 #[derive(Clone)]
 struct Member {
+    config: Arc<KafkaConfig>,
     topic: Topic,
     topic_name: String,
     consumer: Arc<BaseConsumer<Group>>,
@@ -270,29 +270,44 @@ impl Member {
             request_error("ask", error)
         })?;
         self.assignment.answers(&standings);
+        if standings.len() < partitions.len() {
+            // Those without a leader; the others are read meanwhile.
+            return Err(LogError::away("ask", "some partitions do not say how they stand"));
+        }
         Ok(())
     }
 
     fn standings(&self, partitions: &[i32]) -> Result<HashMap<i32, Standing>, KafkaError> {
         // What was committed comes first: it is not beyond an end that is asked for later.
-        let committed =
-            self.consumer.committed_offsets(self.list(partitions, Offset::Invalid)?, ASK_TIMEOUT)?;
-        let committed = by_partition(&committed)?;
-        // The protocol takes the two ends of a log in the place of a time: one request for all partitions.
-        let at = |end| {
-            let list = self.consumer.offsets_for_times(self.list(partitions, end)?, ASK_TIMEOUT)?;
-            by_partition(&list)
-        };
-        let (starts, ends) = (at(Offset::Beginning)?, at(Offset::End)?);
-        let standing = |(partition, start): (&i32, &i64)| {
+        let committed = self.committed(partitions)?;
+        let (starts, ends) =
+            (self.edges(partitions, Offset::Beginning)?, self.edges(partitions, Offset::End)?);
+        let standing = |(partition, committed): (&i32, &Option<i64>)| {
             let standing = Standing {
-                committed: committed.get(partition).copied(),
-                start: *start,
+                committed: *committed,
+                start: *starts.get(partition)?,
                 end: *ends.get(partition)?,
             };
             Some((*partition, standing))
         };
-        Ok(starts.iter().filter_map(standing).collect())
+        Ok(committed.iter().filter_map(standing).collect())
+    }
+
+    /// What the group has committed of partitions, if anything; those that could not be asked are left out.
+    fn committed(&self, partitions: &[i32]) -> Result<HashMap<i32, Option<i64>>, KafkaError> {
+        let asked = self.list(partitions, Offset::Invalid)?;
+        Ok(by_partition(&self.consumer.committed_offsets(asked, ASK_TIMEOUT)?))
+    }
+
+    /// Where partitions begin or end; those that could not be asked are left out. The protocol takes the two ends of a log in the
+    /// place of a time: one request to each broker.
+    fn edges(&self, partitions: &[i32], edge: Offset) -> Result<HashMap<i32, i64>, KafkaError> {
+        if partitions.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let found = self.consumer.offsets_for_times(self.list(partitions, edge)?, ASK_TIMEOUT)?;
+        let found = by_partition(&found).into_iter();
+        Ok(found.filter_map(|(partition, offset)| Some((partition, offset?))).collect())
     }
 
     fn list(&self, partitions: &[i32], offset: Offset) -> Result<TopicPartitionList, KafkaError> {
@@ -340,49 +355,15 @@ impl Member {
         Ok(outcome)
     }
 
-    /// The offsets that the brokers have for `which`, by one request to each.
-    fn offsets(&self, partitions: &[i32], which: Offset) -> Result<HashMap<i32, i64>, LogError> {
+    /// Where the group goes on in partitions: at what was committed, else at the oldest record.
+    fn starts(&self, partitions: &[i32]) -> Result<HashMap<i32, i64>, KafkaError> {
         if partitions.is_empty() {
             return Ok(HashMap::new());
         }
-        let failed = |error| request_error("offsets", error);
-        let mut asked = TopicPartitionList::with_capacity(partitions.len());
-        for partition in partitions {
-            asked.add_partition_offset(&self.topic_name, *partition, which).map_err(failed)?;
-        }
-        let found = self.consumer.offsets_for_times(asked, METADATA_TIMEOUT).map_err(failed)?;
-        let mut offsets = HashMap::new();
-        for found in found.elements() {
-            found.error().map_err(failed)?;
-            if let Offset::Offset(offset) = found.offset() {
-                offsets.insert(found.partition(), offset);
-            }
-        }
-        Ok(offsets)
-    }
-
-    fn starts(&self, partitions: &[i32]) -> Result<HashMap<i32, i64>, LogError> {
-        if partitions.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let mut asked = TopicPartitionList::with_capacity(partitions.len());
-        for partition in partitions {
-            asked.add_partition(&self.topic_name, *partition);
-        }
-        let committed = self.consumer.committed_offsets(asked, METADATA_TIMEOUT);
-        let committed = committed.map_err(|error| request_error("offsets", error))?;
-        let committed = committed.elements();
-        let mut starts: HashMap<i32, i64> = committed
-            .iter()
-            .filter_map(|found| match (found.error(), found.offset()) {
-                (Ok(()), Offset::Offset(offset)) => Some((found.partition(), offset)),
-                _ => None,
-            })
-            .collect();
-        // One that could not be told is left for the next time.
-        let none = committed.iter().filter(|found| found.error().is_ok()).map(|found| found.partition());
-        let none: Vec<i32> = none.filter(|partition| !starts.contains_key(partition)).collect();
-        starts.extend(self.offsets(&none, Offset::Beginning)?);
+        let committed = self.committed(partitions)?;
+        let none = committed.iter().filter(|(_, offset)| offset.is_none()).map(|(partition, _)| *partition);
+        let mut starts = self.edges(&none.collect::<Vec<_>>(), Offset::Beginning)?;
+        starts.extend(committed.iter().filter_map(|(partition, offset)| Some((*partition, (*offset)?))));
         Ok(starts)
     }
 
@@ -391,16 +372,12 @@ impl Member {
     }
 }
 
-/// The offsets of a list; a partition without one is left out.
-fn by_partition(list: &TopicPartitionList) -> Result<HashMap<i32, i64>, KafkaError> {
-    let mut offsets = HashMap::new();
-    for element in list.elements() {
-        element.error()?;
-        if let Offset::Offset(offset) = element.offset() {
-            offsets.insert(element.partition(), offset);
-        }
-    }
-    Ok(offsets)
+/// The offsets of a list, if there are any. A partition that could not be asked is left out: it must not hold up the others.
+fn by_partition(list: &TopicPartitionList) -> HashMap<i32, Option<i64>> {
+    let elements = list.elements();
+    let asked = elements.iter().filter(|element| element.error().is_ok());
+    let offset = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
+    asked.map(|element| (element.partition(), offset(element.offset()))).collect()
 }
 
 /// Whether the broker says that this member is none any more: its claims are about to end. A generation that

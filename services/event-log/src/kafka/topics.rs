@@ -98,8 +98,7 @@ pub async fn read_retention(config: &KafkaConfig, topics: &[Topic]) -> Result<Ha
     let client = config.admin().map_err(|error| LogError::refused("connect", error))?;
     let client = AdminClient::from_config_and_context(&client, Asking(ClientLog::new("admin")))
         .map_err(client_error)?;
-    let names: Vec<(Topic, String)> =
-        topics.iter().map(|topic| (*topic, topic.name_with(&config.topic_prefix))).collect();
+    let names: Vec<(Topic, String)> = topics.iter().map(|topic| (*topic, config.name_of(*topic))).collect();
     let configs = describe(&client, &names.iter().collect::<Vec<_>>()).await?;
     let retention = |config: &TopicConfig| config.number("retention.ms").filter(|ms| *ms >= 0);
     let is_kept = |config: &TopicConfig| config.text("cleanup.policy") == Some("compact");

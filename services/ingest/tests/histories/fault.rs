@@ -2,7 +2,7 @@
 
 use timeline::tally::Rule;
 
-/// A rule that is left out. Those from `../shared/protocol` come first, then ours.
+/// A rule that is left out. Those of the protocol's model come first, then others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Nothing.
