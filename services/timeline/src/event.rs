@@ -830,7 +830,9 @@ mod tests {
     #[test]
     fn every_type_has_two_names_and_a_number() {
         for (number, event_type) in EventType::ALL.into_iter().enumerate() {
-            assert_eq!(EventType::from_raw(event_type.name()), Some(event_type));
+            // Nobody can send the mark that an erased row leaves.
+            let sent = Some(event_type).filter(|event_type| *event_type != EventType::Erased);
+            assert_eq!(EventType::from_raw(event_type.name()), sent);
             assert_eq!(EventType::from_number(u8::try_from(number).expect("small")), Some(event_type));
         }
         assert_eq!(
