@@ -6,7 +6,7 @@ use event_log::TopicSettings;
 use serde_json::json;
 use telemetry::finding::{Finding, Level};
 
-use crate::options::{KafkaOptions, RetentionOptions, ScyllaOptions};
+use crate::options::PipelineOptions;
 use crate::run::{say, system_clock};
 
 /// Connects to everything with the given settings, and says what is missing or wrong and how to mend it: a line each, ok, warning or error.
@@ -14,14 +14,7 @@ use crate::run::{say, system_clock};
 #[derive(Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    scylla: ScyllaOptions,
-    #[command(flatten)]
-    kafka: KafkaOptions,
-    #[command(flatten)]
-    retention: RetentionOptions,
-    /// The consumer group of ingest.
-    #[arg(long, env = "BACKSTAMP_GROUP", default_value = "backstamp-ingest")]
-    group: String,
+    pipeline: PipelineOptions,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -29,10 +22,12 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let clock = system_clock();
-    let kafka = options.kafka.config("backstamp-check", &options.group)?;
-    let settings =
-        TopicSettings { retention_days: options.retention.retention_days, ..TopicSettings::default() };
-    let scylla = options.scylla.config();
+    let kafka = options.pipeline.kafka("backstamp-check")?;
+    let settings = TopicSettings {
+        retention_days: options.pipeline.retention.retention_days,
+        ..TopicSettings::default()
+    };
+    let scylla = options.pipeline.scylla.config();
     let (of_scylla, of_kafka) = tokio::join!(
         Box::pin(event_store::scylla::inspect(&scylla, || clock())),
         Box::pin(event_log::inspect(&kafka, &settings, || clock())),

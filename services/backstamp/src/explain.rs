@@ -18,9 +18,7 @@ use timeline::{AccountId, Event, Id, Timestamp};
 use uuid::Uuid;
 
 use crate::keys::parse_account;
-use crate::options::{
-    FilterOptions, Instant, KafkaOptions, RetentionOptions, ScyllaOptions, parse_id, parse_instant,
-};
+use crate::options::{FilterOptions, Instant, PipelineOptions, parse_id, parse_instant};
 use crate::progress::Progress;
 use crate::run::{say, system_clock};
 
@@ -44,16 +42,9 @@ pub(crate) struct Options {
     #[arg(long, value_parser = parse_instant)]
     until: Option<Instant>,
     #[command(flatten)]
-    kafka: KafkaOptions,
-    #[command(flatten)]
-    scylla: ScyllaOptions,
-    #[command(flatten)]
-    retention: RetentionOptions,
+    pipeline: PipelineOptions,
     #[command(flatten)]
     filter: FilterOptions,
-    /// The consumer group of ingest.
-    #[arg(long, env = "BACKSTAMP_GROUP", default_value = "backstamp-ingest")]
-    group: String,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -61,8 +52,8 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let now = system_clock()();
-    let kafka = options.kafka.config("backstamp-explain", &options.group)?;
-    let store = ScyllaStore::connect(&options.scylla.config()).await?;
+    let kafka = options.pipeline.kafka("backstamp-explain")?;
+    let store = ScyllaStore::connect(&options.pipeline.scylla.config()).await?;
     let stretch = Stretch {
         since: options.since.map(|since| since.at(now)),
         until: options.until.map(|until| until.at(now)),
@@ -84,7 +75,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let judge = Judge {
         store: &store,
         filter: &options.filter.list_management_urls,
-        retention_ms: options.retention.retention_ms(),
+        retention_ms: options.pipeline.retention.retention_ms(),
         forgotten: &store.list_forgotten().await?.into_iter().collect(),
     };
     let fates = judge.judge(now, &messages).await?;
@@ -101,10 +92,10 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             of_message["retried_letter"] = letter.into();
         }
         if is_done {
-            tell(&store, fate, now, options.retention.retention_ms(), &mut of_message).await?;
+            tell(&store, fate, now, options.pipeline.retention.retention_ms(), &mut of_message).await?;
         } else {
             of_message["outcome"] = "not done yet".into();
-            of_message["why"] = format!("group {} has not come to it", options.group).into();
+            of_message["why"] = format!("group {} has not come to it", options.pipeline.group).into();
         }
         if matches!(fate, Fate::Refused(_)) && is_done {
             of_message["dead_letter"] = letters.get(&place).cloned().into();

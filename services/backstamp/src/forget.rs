@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::caught_up::wait_until_done;
 use crate::keys::parse_account;
-use crate::options::{KafkaOptions, RetentionOptions, ScyllaOptions, parse_contact};
+use crate::options::{PipelineOptions, parse_contact};
 use crate::progress::Progress;
 use crate::run::{say, system_clock};
 
@@ -51,14 +51,7 @@ pub(crate) struct Options {
     #[arg(long, value_parser = parse_contact)]
     contact: Uuid,
     #[command(flatten)]
-    kafka: KafkaOptions,
-    #[command(flatten)]
-    scylla: ScyllaOptions,
-    #[command(flatten)]
-    retention: RetentionOptions,
-    /// The consumer group of ingest.
-    #[arg(long, env = "BACKSTAMP_GROUP", default_value = "backstamp-ingest")]
-    group: String,
+    pipeline: PipelineOptions,
     /// Says what would be erased, and erases nothing.
     #[arg(long)]
     dry_run: bool,
@@ -78,10 +71,10 @@ struct Forgetting<'a> {
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let clock = system_clock();
-    let kafka = options.kafka.config("backstamp-forget", &options.group)?;
+    let kafka = options.pipeline.kafka("backstamp-forget")?;
     let forgetting = Forgetting {
         appender: KafkaAppender::new(&kafka, &[Topic::CampaignEvents, Topic::References])?,
-        store: ScyllaStore::connect(&options.scylla.config()).await?,
+        store: ScyllaStore::connect(&options.pipeline.scylla.config()).await?,
         kafka,
         options: &options,
     };
@@ -185,7 +178,7 @@ impl Forgetting<'_> {
     /// campaign stays until its time is over: by it, later events of the message are told to be the contact's, and left out. The
     /// messages are known to the log alone. Returns how many records were read, sends changed and events taken off.
     async fn erase_sends(&self, now: Timestamp) -> anyhow::Result<(u64, u64, u64)> {
-        let kept_ms = self.options.retention.retention_ms() + SEND_KEPT_LONGER_MS;
+        let kept_ms = self.options.pipeline.retention.retention_ms() + SEND_KEPT_LONGER_MS;
         let stretch = Stretch { since: Some(now.minus_ms(kept_ms)), until: None };
         let mut scan = Scan::begin(&self.kafka, Topic::Events, stretch).await?;
         let progress = Progress::new("records", scan.total());

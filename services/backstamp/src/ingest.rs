@@ -5,23 +5,16 @@ use std::net::SocketAddr;
 use clap::Args;
 use ingest::IngestSettings;
 
-use crate::options::{FilterOptions, KafkaOptions, RetentionOptions, ScyllaOptions};
+use crate::options::{FilterOptions, PipelineOptions};
 use crate::run::{Service, listen};
 
 /// Kafka to Scylla: decodes, filters, joins, counts. Run as many as wanted; they share the partitions.
 #[derive(Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    kafka: KafkaOptions,
-    #[command(flatten)]
-    scylla: ScyllaOptions,
-    #[command(flatten)]
-    retention: RetentionOptions,
+    pipeline: PipelineOptions,
     #[command(flatten)]
     filter: FilterOptions,
-    /// The consumer group; a new one starts at the oldest record.
-    #[arg(long, env = "BACKSTAMP_GROUP", default_value = "backstamp-ingest")]
-    group: String,
     /// Where /metrics, /livez and /readyz are served.
     #[arg(long, env = "BACKSTAMP_OPS_LISTEN", default_value = "127.0.0.1:9466")]
     ops_listen: SocketAddr,
@@ -29,12 +22,12 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let service = Service::start("ingest")?;
-    let kafka = options.kafka.config("backstamp-ingest", &options.group)?;
+    let kafka = options.pipeline.kafka("backstamp-ingest")?;
     let (ops_listener, ops) = listen(options.ops_listen).await?;
     let serving = service.serve(ops_listener, telemetry::ops::router(service.health.clone()));
-    if let Some(store) = service.connect(&options.scylla.config()).await {
+    if let Some(store) = service.connect(&options.pipeline.scylla.config()).await {
         let settings = IngestSettings {
-            retention_ms: options.retention.retention_ms(),
+            retention_ms: options.pipeline.retention.retention_ms(),
             filter: options.filter.list_management_urls.clone(),
             replay_per_second_max: None,
         };

@@ -155,6 +155,27 @@ impl ScyllaOptions {
     }
 }
 
+/// Where `ingest` reads and writes, for itself and for the tools that look at what it does: as it was given them.
+#[derive(Args, Clone)]
+pub(crate) struct PipelineOptions {
+    #[command(flatten)]
+    pub(crate) kafka: KafkaOptions,
+    #[command(flatten)]
+    pub(crate) scylla: ScyllaOptions,
+    #[command(flatten)]
+    pub(crate) retention: RetentionOptions,
+    /// The consumer group of the live ingest; a new one starts at the oldest record.
+    #[arg(long, env = "BACKSTAMP_GROUP", default_value = "backstamp-ingest")]
+    pub(crate) group: String,
+}
+
+impl PipelineOptions {
+    /// Kafka with ingest's group.
+    pub(crate) fn kafka(&self, client_id: &str) -> anyhow::Result<KafkaConfig> {
+        self.kafka.config(client_id, &self.group)
+    }
+}
+
 /// A campaign's, event's or other id.
 pub(crate) fn parse_id(text: &str) -> Result<Id, String> {
     Id::parse(text).ok_or_else(|| format!("'{text}' is no id: expected {}", Id::EXPECTED))

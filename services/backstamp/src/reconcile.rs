@@ -22,10 +22,7 @@ use uuid::Uuid;
 
 use crate::caught_up::wait_until_done;
 use crate::keys::parse_account;
-use crate::options::{
-    FilterOptions, Instant, KafkaOptions, RetentionOptions, ScyllaOptions, parse_contact, parse_id,
-    parse_instant,
-};
+use crate::options::{FilterOptions, Instant, PipelineOptions, parse_contact, parse_id, parse_instant};
 use crate::progress::Progress;
 use crate::run::{say, system_clock};
 
@@ -47,16 +44,9 @@ const PARTITIONS: u32 = event_log::CAMPAIGN_EVENTS_PARTITIONS.cast_unsigned();
 #[derive(Args)]
 pub(crate) struct Options {
     #[command(flatten)]
-    kafka: KafkaOptions,
-    #[command(flatten)]
-    scylla: ScyllaOptions,
-    #[command(flatten)]
-    retention: RetentionOptions,
+    pipeline: PipelineOptions,
     #[command(flatten)]
     filter: FilterOptions,
-    /// The consumer group of ingest.
-    #[arg(long, env = "BACKSTAMP_GROUP", default_value = "backstamp-ingest")]
-    group: String,
     /// This account only.
     #[arg(long, value_parser = parse_account)]
     account: Option<AccountId>,
@@ -116,9 +106,9 @@ struct Reconciler<'a> {
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut reconciler = Reconciler {
-        kafka: options.kafka.config("backstamp-reconcile", &options.group)?,
-        store: ScyllaStore::connect(&options.scylla.config()).await?,
-        retention_ms: options.retention.retention_ms(),
+        kafka: options.pipeline.kafka("backstamp-reconcile")?,
+        store: ScyllaStore::connect(&options.pipeline.scylla.config()).await?,
+        retention_ms: options.pipeline.retention.retention_ms(),
         forgotten: HashSet::new(),
         options: &options,
         counts: Counts::default(),

@@ -21,7 +21,7 @@ use serde_json::json;
 use timeline::{Span, TimelineId, Timestamp, TypeSet};
 
 use crate::caught_up::{behind, wait_until_done};
-use crate::options::{FilterOptions, KafkaOptions, RetentionOptions, ScyllaOptions};
+use crate::options::{FilterOptions, PipelineOptions};
 use crate::progress::Progress;
 use crate::run::{Service, say};
 
@@ -45,16 +45,9 @@ pub(crate) struct Options {
     #[arg(long, default_value = "5000")]
     records_per_second: NonZeroU32,
     #[command(flatten)]
-    kafka: KafkaOptions,
-    #[command(flatten)]
-    scylla: ScyllaOptions,
-    #[command(flatten)]
-    retention: RetentionOptions,
+    pipeline: PipelineOptions,
     #[command(flatten)]
     filter: FilterOptions,
-    /// The consumer group of the live ingest.
-    #[arg(long, env = "BACKSTAMP_GROUP", default_value = "backstamp-ingest")]
-    group: String,
     /// Copies of everything that is made: by default 3, or as many as there are nodes if there are fewer.
     #[arg(long, env = "BACKSTAMP_REPLICATION_FACTOR", value_parser = clap::value_parser!(u32).range(1..=100))]
     replication_factor: Option<u32>,
@@ -64,22 +57,22 @@ pub(crate) struct Options {
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    if options.to == options.scylla.keyspace {
+    if options.to == options.pipeline.scylla.keyspace {
         bail!("--to is the keyspace that is live");
     }
     let service = Service::start("replay")?;
-    let live_kafka = options.kafka.config("backstamp-replay", &options.group)?;
+    let live_kafka = options.pipeline.kafka("backstamp-replay")?;
     let kafka = KafkaConfig {
-        group: format!("{}-{}", options.group, options.to),
+        group: format!("{}-{}", options.pipeline.group, options.to),
         internal_prefix: format!("{}.", options.to),
         ..live_kafka.clone()
     };
-    let live = ScyllaStore::connect(&options.scylla.config()).await?;
-    let config = ScyllaConfig { keyspace: options.to.clone(), ..options.scylla.config() };
+    let live = ScyllaStore::connect(&options.pipeline.scylla.config()).await?;
+    let config = ScyllaConfig { keyspace: options.to.clone(), ..options.pipeline.scylla.config() };
     apply_schema(&config, options.replication_factor).await?;
     let settings = TopicSettings {
         replication: options.replication_factor.and_then(|copies| i32::try_from(copies).ok()),
-        retention_days: options.retention.retention_days,
+        retention_days: options.pipeline.retention.retention_days,
         ..TopicSettings::default()
     };
     event_log::ensure_topics(&kafka, &settings).await?;
@@ -88,7 +81,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     live.copy_what_the_log_lacks(&new).await?;
 
     let settings = IngestSettings {
-        retention_ms: options.retention.retention_ms(),
+        retention_ms: options.pipeline.retention.retention_ms(),
         filter: options.filter.list_management_urls.clone(),
         replay_per_second_max: Some(options.records_per_second),
     };
@@ -168,7 +161,7 @@ async fn follow_and_compare(
     }
     progress.finish();
     wait_until_done(kafka, Topic::CampaignEvents).await?;
-    let shown_since = now.minus_ms(options.retention.retention_ms()).plus_ms(MARGIN_MS);
+    let shown_since = now.minus_ms(options.pipeline.retention.retention_ms()).plus_ms(MARGIN_MS);
     let mut ids: BTreeSet<TimelineId> = live.list_timelines().await?.into_iter().collect();
     ids.extend(new.list_timelines().await?);
     let timelines = ids.len() as u64;
