@@ -32,10 +32,6 @@ pub trait Consumer: Send + Sync {
     /// commit may be tried again, and is refused once the claim has ended.
     async fn commit(&self, offsets: &[(i32, Claim, i64)]) -> Result<CommitOutcome, LogError>;
 
-    /// Messages of each partition held that are not committed yet, as of the last statistics, a second ago at
-    /// most while records are being fetched.
-    fn lag(&self) -> HashMap<i32, i64>;
-
     /// Leaves the group, so that others take over at once. Claims end here.
     async fn close(self)
     where

@@ -75,6 +75,12 @@ impl KafkaConsumer {
         Ok(KafkaConsumer { member, thread, reader: Mutex::new(()) })
     }
 
+    /// Messages of each partition held that are not committed yet, as of the last statistics, a second ago at
+    /// most while records are being fetched.
+    pub fn lag(&self) -> HashMap<i32, i64> {
+        self.member.assignment.lag()
+    }
+
     /// Whether the brokers answer and the topic is there: for readiness.
     ///
     /// # Errors
@@ -118,10 +124,6 @@ impl Consumer for KafkaConsumer {
         tokio::task::spawn_blocking(move || member.commit(&offsets))
             .await
             .unwrap_or_else(|error| Err(LogError::away("commit", error)))
-    }
-
-    fn lag(&self) -> HashMap<i32, i64> {
-        self.member.assignment.lag()
     }
 
     async fn close(self) {

@@ -275,10 +275,6 @@ impl Consumer for SimConsumer {
         if heard { Ok(outcome.lock().unwrap().clone()) } else { Err(away("commit")) }
     }
 
-    fn lag(&self) -> HashMap<i32, i64> {
-        HashMap::new()
-    }
-
     async fn close(self) {}
 }
 
