@@ -3,7 +3,7 @@
 //! ```text
 //! cargo test -p fuzz                                  # what is kept, and a short run of each target
 //! RUSTC_WORKSPACE_WRAPPER=fuzz/instrument \
-//!     cargo test --release -p fuzz -- --runs 10000000 # so many runs of each target, guided by coverage
+//!     cargo test --release -p fuzz --test fuzz -- --runs 10000000 # so many runs of each target, guided by coverage
 //! ```
 //!
 //! | option | |

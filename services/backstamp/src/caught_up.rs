@@ -13,17 +13,17 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How many messages of `topic` `ingest`, whose group is `kafka.group`, has to do.
 pub(crate) async fn behind(kafka: &KafkaConfig, topic: Topic) -> anyhow::Result<i64> {
     let kafka = group_of(kafka, topic);
-    let ends = event_log::ends(&kafka, topic).await?;
-    left(&kafka, topic, &ends).await
+    let bounds = event_log::bounds(&kafka, topic).await?;
+    left(&kafka, topic, &bounds).await
 }
 
 /// Waits until `ingest`, whose group is `kafka.group`, has committed all that is in `topic` now.
 pub(crate) async fn wait_until_done(kafka: &KafkaConfig, topic: Topic) -> anyhow::Result<()> {
     let kafka = group_of(kafka, topic);
-    let ends = event_log::ends(&kafka, topic).await?;
+    let bounds = event_log::bounds(&kafka, topic).await?;
     let begun = Instant::now();
     loop {
-        let left = left(&kafka, topic, &ends).await?;
+        let left = left(&kafka, topic, &bounds).await?;
         if left == 0 {
             return Ok(());
         }
@@ -47,9 +47,12 @@ fn group_of(kafka: &KafkaConfig, topic: Topic) -> KafkaConfig {
     KafkaConfig { group: format!("{}{suffix}", kafka.group), ..kafka.clone() }
 }
 
-async fn left(kafka: &KafkaConfig, topic: Topic, ends: &BTreeMap<i32, i64>) -> anyhow::Result<i64> {
+/// What retention has removed is not waited for.
+async fn left(kafka: &KafkaConfig, topic: Topic, bounds: &BTreeMap<i32, (i64, i64)>) -> anyhow::Result<i64> {
     let committed = event_log::committed(kafka, topic).await?;
-    let behind =
-        |(partition, end): (&i32, &i64)| (end - committed.get(partition).copied().unwrap_or(0)).max(0);
-    Ok(ends.iter().map(behind).sum())
+    let behind = |(partition, (start, end)): (&i32, &(i64, i64))| {
+        let committed = committed.get(partition).copied().unwrap_or(0);
+        (end - committed.max(*start)).max(0)
+    };
+    Ok(bounds.iter().map(behind).sum())
 }

@@ -14,6 +14,7 @@ use event_log::{Appender, KafkaAppender, KafkaConfig, Outgoing, Scan, Stretch, T
 use event_store::scylla::ScyllaStore;
 use event_store::{EventStore, SendWrite, Waiting};
 use ingest::forgotten::FORGOTTEN_AGE_MS_MAX;
+use ingest::kafka::outgoing_order;
 use ingest::place::SEND_STAMP_MAX;
 use operate::views::rows_of_contact;
 use serde_json::{Value, json};
@@ -31,8 +32,6 @@ use crate::options::{PipelineOptions, parse_contact};
 use crate::progress::Progress;
 use crate::run::{say, system_clock};
 
-/// Rows in one order: far below what a message of the internal topic may have.
-const ORDER_ROWS_MAX: usize = 1000;
 /// Messages whose sends are looked at at a time, and records of the log.
 const CHUNK: usize = 1000;
 /// How often rows are looked for again: the second time there are none, or somebody does not know yet.
@@ -142,7 +141,8 @@ impl Forgetting<'_> {
                 let orders = rows
                     .iter()
                     .filter(|(timeline, _)| is_campaign(timeline) == of_campaigns)
-                    .flat_map(|(timeline, keys)| erase_orders(timeline, contact, keys));
+                    .flat_map(|(timeline, keys)| Order::erase(timeline, contact, keys))
+                    .map(|order| outgoing_order(&order));
                 self.order(orders.collect()).await?;
             }
             for (timeline, keys) in rows {
@@ -233,19 +233,6 @@ impl Forgetting<'_> {
         }
         Ok((scan.read(), changed, removed))
     }
-}
-
-fn erase_orders(timeline: &TimelineId, contact: Uuid, keys: &BTreeSet<RowKey>) -> Vec<Outgoing> {
-    let partitions = event_log::CAMPAIGN_EVENTS_PARTITIONS.cast_unsigned();
-    let keys: Vec<RowKey> = keys.iter().cloned().collect();
-    let order = |keys: &[RowKey]| {
-        let order = Order::Erase { timeline: timeline.clone(), contact, keys: keys.to_vec() };
-        Outgoing {
-            partition: Some(timeline.partition(partitions).cast_signed()),
-            ..Outgoing::new(Topic::CampaignEvents, None, Some(order.encode()))
-        }
-    };
-    keys.chunks(ORDER_ROWS_MAX).map(order).collect()
 }
 
 /// Rows, counted by what they stood in.

@@ -14,6 +14,7 @@ use event_log::{Appender, KafkaAppender, KafkaConfig, Outgoing, Scan, Scanned, S
 use event_store::EventStore;
 use event_store::scylla::ScyllaStore;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use ingest::kafka::outgoing_order;
 use operate::fate::{Fate, Judge};
 use operate::{Difference, Level, places, tree, views};
 use serde_json::json;
@@ -37,7 +38,6 @@ const SUSPECTS_MAX: usize = 10_000;
 /// How often two views that differ are compared, and how long to wait in between.
 const VIEW_TRIES: u32 = 3;
 const VIEW_PAUSE: Duration = Duration::from_secs(1);
-const PARTITIONS: u32 = event_log::CAMPAIGN_EVENTS_PARTITIONS.cast_unsigned();
 
 /// Proves that the ledger adds up, for a campaign, a contact, or all that was published in a time: log against rows, rows against tallies at
 /// every level, campaigns against contacts. Prints what differs. Ends with 0 where nothing does.
@@ -412,10 +412,7 @@ impl Reconciler<'_> {
         let recounted: BTreeSet<TimelineId> =
             counted_wrong.chain(incomplete).filter_map(|difference| difference.timeline.clone()).collect();
         let appender = KafkaAppender::new(&self.kafka, &[Topic::CampaignEvents, Topic::Events])?;
-        let orders = recounted.iter().map(|timeline| Outgoing {
-            partition: Some(timeline.partition(PARTITIONS).cast_signed()),
-            ..Outgoing::new(Topic::CampaignEvents, None, Some(Order::Recount(timeline.clone()).encode()))
-        });
+        let orders = recounted.iter().map(|timeline| outgoing_order(&Order::Recount(timeline.clone())));
         appender.append(orders.collect()).await.context("the owners could not be asked to count again")?;
         wait_until_done(&self.kafka, Topic::CampaignEvents).await?;
         let resent: Vec<Outgoing> = self

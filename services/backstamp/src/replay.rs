@@ -149,7 +149,8 @@ async fn follow_and_compare(
     new: &ScyllaStore,
     now: Timestamp,
 ) -> anyhow::Result<Compared> {
-    let total: i64 = event_log::ends(kafka, Topic::Events).await?.values().sum();
+    let bounds = event_log::bounds(kafka, Topic::Events).await?;
+    let total: i64 = bounds.values().map(|(start, end)| end - start).sum();
     let progress = Progress::new("messages replayed", u64::try_from(total).unwrap_or(0));
     loop {
         let left = behind(kafka, Topic::Events).await? + behind(kafka, Topic::References).await?;

@@ -25,5 +25,5 @@ pub use assignment::Position;
 pub use config::{KafkaConfig, OptionsError, parse_options};
 pub use consumer::{KafkaConsumer, Observer};
 pub use inspect::inspect;
-pub use scan::{Scan, Scanned, Stretch, committed, ends};
+pub use scan::{Scan, Scanned, Stretch, bounds, committed};
 pub use topics::{CAMPAIGN_EVENTS_PARTITIONS, TopicSettings, TopicsReport, ensure_topics, read_retention};

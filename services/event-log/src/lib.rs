@@ -25,5 +25,5 @@ pub use kafka::{
     CAMPAIGN_EVENTS_PARTITIONS, KafkaAppender, KafkaConfig, KafkaConsumer, OptionsError, TopicSettings,
     TopicsReport, ensure_topics, parse_options,
 };
-pub use kafka::{Observer, Position, Scan, Scanned, Stretch, committed, ends, inspect, read_retention};
+pub use kafka::{Observer, Position, Scan, Scanned, Stretch, bounds, committed, inspect, read_retention};
 pub use record::{Incoming, Outgoing, Topic};

@@ -421,7 +421,7 @@ fn pack(rows: Vec<PlacedRow>, appended_at: Timestamp) -> Vec<Outgoing> {
 }
 
 /// An order on its way to the owner of its timeline.
-fn outgoing_order(order: &Order) -> Outgoing {
+pub fn outgoing_order(order: &Order) -> Outgoing {
     Outgoing {
         partition: order.timeline().map(|timeline| timeline.partition(PARTITIONS).cast_signed()),
         ..Outgoing::new(Topic::CampaignEvents, None, Some(order.encode()))

@@ -315,9 +315,22 @@ impl Owner {
         }
     }
 
-    /// What the owners of other timelines are to do, each said once: to be published before what was worked on is committed.
+    /// What the owners of other timelines are to do, each said once and a contact's rows of a timeline together: to be published
+    /// before what was worked on is committed.
     pub fn take_orders(&mut self) -> Vec<Order> {
-        std::mem::take(&mut self.orders)
+        let (mut orders, mut rows) = (Vec::new(), BTreeMap::<(TimelineId, Uuid), BTreeSet<RowKey>>::new());
+        for order in std::mem::take(&mut self.orders) {
+            match order {
+                Order::Erase { timeline, contact, keys } => {
+                    rows.entry((timeline, contact)).or_default().extend(keys);
+                }
+                order => orders.push(order),
+            }
+        }
+        orders.extend(
+            rows.iter().flat_map(|((timeline, contact), keys)| Order::erase(timeline, *contact, keys)),
+        );
+        orders
     }
 
     /// Does what an operator asks of the owner of `partition`, which was taken over under its claim. Returns once it is acknowledged.

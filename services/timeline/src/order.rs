@@ -1,6 +1,8 @@
 //! What an operator's tools ask of a timeline's owner, on the same way as rows: by the internal topic. Only the owner may write a
 //! timeline's rows and numbers, so whoever wants them changed asks it.
 
+use std::collections::BTreeSet;
+
 use uuid::Uuid;
 
 use crate::codec::{Damaged, Reader, Writer};
@@ -31,6 +33,8 @@ pub enum Order {
     },
 }
 
+/// Rows of an order: it fits in a message of a megabyte however long their ids are.
+const ERASED_MAX: usize = 1000;
 /// Told from the version of placed rows by its first byte.
 const ORDER_VERSION: u8 = 128;
 const RECOUNT: u8 = 0;
@@ -38,6 +42,14 @@ const FORGET: u8 = 1;
 const ERASE: u8 = 2;
 
 impl Order {
+    /// Orders to take rows of a contact out of a timeline, none too large for a message.
+    pub fn erase(timeline: &TimelineId, contact: Uuid, keys: &BTreeSet<RowKey>) -> Vec<Order> {
+        let keys: Vec<RowKey> = keys.iter().cloned().collect();
+        let order =
+            |keys: &[RowKey]| Order::Erase { timeline: timeline.clone(), contact, keys: keys.to_vec() };
+        keys.chunks(ERASED_MAX).map(order).collect()
+    }
+
     /// Whether a message of the internal topic is an order.
     pub fn is_order(message: &[u8]) -> bool {
         message.first() == Some(&ORDER_VERSION)
@@ -141,6 +153,25 @@ mod tests {
     use crate::row::{decode_placed, encode_placed};
     use crate::time::Timestamp;
     use proptest::prelude::*;
+
+    #[test]
+    fn an_order_holds_a_bounded_number_of_rows() {
+        let (account, campaign) = (AccountId::parse("a").expect("id"), Id::parse("c").expect("id"));
+        let timeline = TimelineId::campaign(&account, &campaign);
+        let at = |at| Position { at: Timestamp(at), id: "é".repeat(128).into() };
+        let keys = (0..2_500).map(|of| RowKey { position: at(of), event_type: EventType::Opened }).collect();
+        let orders = Order::erase(&timeline, Uuid::nil(), &keys);
+        assert_eq!(orders.len(), 3);
+        assert!(orders.iter().all(|order| order.encode().len() < 500_000));
+        let erased: BTreeSet<RowKey> = orders
+            .into_iter()
+            .flat_map(|order| match order {
+                Order::Erase { keys, .. } => keys,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(erased, keys);
+    }
 
     #[test]
     fn orders_survive_the_topic_and_are_no_rows() {

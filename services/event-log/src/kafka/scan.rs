@@ -110,16 +110,16 @@ impl Scan {
     }
 }
 
-/// The offsets behind the last records of a topic now, by partition.
+/// The offsets of the first record and behind the last one of a topic now, by partition.
 ///
 /// # Errors
 ///
 /// When the topic is missing, or the brokers do not answer.
-pub async fn ends(config: &KafkaConfig, topic: Topic) -> Result<BTreeMap<i32, i64>, LogError> {
+pub async fn bounds(config: &KafkaConfig, topic: Topic) -> Result<BTreeMap<i32, (i64, i64)>, LogError> {
     let asker = Asker::new(config)?;
     let name = config.name_of(topic);
     let bounds = blocking(move || asker.bounds(&name, Stretch::default())).await?;
-    Ok(bounds.into_iter().map(|(partition, (_, end))| (partition, end)).collect())
+    Ok(bounds.into_iter().collect())
 }
 
 /// What `config.group` has committed of a topic, by partition; partitions of which it has committed nothing are left out.
