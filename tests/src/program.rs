@@ -48,6 +48,25 @@ impl Program {
         Spawned::new(build::program().await, arguments, environment).output().await
     }
 
+    /// Runs a tool, and kills it (SIGKILL) once `until` is over. Returns what it had printed.
+    ///
+    /// # Panics
+    ///
+    /// When the program does not build, or has ended before.
+    pub async fn run_killed(
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        until: impl Future<Output = ()>,
+    ) -> Output {
+        let mut spawned = Spawned::new(build::program().await, arguments, environment);
+        until.await;
+        let ended = spawned.has_ended();
+        spawned.kill();
+        let output = spawned.output().await;
+        assert!(!ended, "it ended before it was killed: {output}");
+        output
+    }
+
     /// Where the program is.
     ///
     /// # Panics

@@ -3,10 +3,11 @@
 use anyhow::bail;
 use clap::Args;
 use event_log::TopicSettings;
+use event_store::scylla::{Live, ScyllaConfig, read_live};
 use serde_json::json;
 use telemetry::finding::{Finding, Level};
 
-use crate::options::PipelineOptions;
+use crate::options::{PipelineOptions, kafka_of};
 use crate::run::{say, system_clock};
 
 /// Connects to everything with the given settings, and says what is missing or wrong and how to mend it: a line each, ok, warning or error.
@@ -22,17 +23,26 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let clock = system_clock();
-    let kafka = options.pipeline.kafka("backstamp-check")?;
+    let given = options.pipeline.scylla.config();
+    // What is away or missing is found below.
+    let live = read_live(&given).await.unwrap_or_else(|_| Live::at_home(given.keyspace.clone()));
+    let kafka = kafka_of(&live, options.pipeline.kafka("backstamp-check")?);
     let settings = TopicSettings {
         retention_days: options.pipeline.retention.retention_days,
         ..TopicSettings::default()
     };
-    let scylla = options.pipeline.scylla.config();
+    let moved = (live.keyspace != given.keyspace).then(|| {
+        Finding::ok(
+            "keyspace",
+            format!("{} is live, where everybody was moved from {}", live.keyspace, given.keyspace),
+        )
+    });
+    let scylla = ScyllaConfig { keyspace: live.keyspace, ..given };
     let (of_scylla, of_kafka) = tokio::join!(
         Box::pin(event_store::scylla::inspect(&scylla, || clock())),
         Box::pin(event_log::inspect(&kafka, &settings, || clock())),
     );
-    let findings: Vec<Finding> = of_scylla.into_iter().chain(of_kafka).collect();
+    let findings: Vec<Finding> = moved.into_iter().chain(of_scylla).chain(of_kafka).collect();
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     let (errors, warnings) = (count(Level::Error), count(Level::Warning));
     if options.json {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use clap::Args;
 use collect::Collect;
 use event_log::{Appender, KafkaAppender, Topic};
+use event_store::EventStore;
 
 use crate::options::{KafkaOptions, LimitOptions, ScyllaOptions};
-use crate::run::{Service, listen};
+use crate::run::{Round, Service, Shared, listen};
 
 /// How often the log is looked at.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -35,19 +36,29 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let service = Service::start("collect")?;
     let kafka = options.kafka.config("backstamp-collect", "")?;
     let (listener, api) = listen(options.listen).await?;
+    let listener = Arc::new(Shared::new(listener)?);
     let (ops_listener, ops) = listen(options.ops_listen).await?;
     let serving_ops = service.serve(ops_listener, telemetry::ops::router(service.health.clone()));
     let appender = Arc::new(KafkaAppender::new(&kafka, &[Topic::Events, Topic::References])?);
-    if let Some(store) = service.connect(&options.scylla.config()).await {
-        service.watch_store(&store);
-        let checked = appender.clone();
-        tokio::spawn(service.health.check("log").keep(CHECK_EVERY, async move || checked.check().await));
-        let (_, door) = service.doors(&store, options.limit.rate_limit);
-        let collect = Arc::new(Collect::new(appender, service.clock.clone()));
-        let serving = service.serve(listener, edge::app(collect::router(collect, &door), &door));
-        service.say_ready(Some(api), ops);
-        serving.await?;
-    }
+    let checked = appender.clone();
+    tokio::spawn(service.health.check("log").keep(CHECK_EVERY, async move || checked.check().await));
+    let rate_limit = options.limit.rate_limit;
+    let say_ready = || service.say_ready(Some(api), ops);
+    let round = |Round { store, shutdown, begun }| {
+        let (service, listener, appender) = (service.clone(), listener.clone(), appender.clone());
+        async move {
+            let store: Arc<dyn EventStore> = store;
+            service.watch_store(&store, &shutdown);
+            let (_, door) = service.doors(&store, rate_limit);
+            let collect = Arc::new(Collect::new(appender, service.clock.clone()));
+            let app = edge::app(collect::router(collect, &door), &door);
+            let serving = tokio::spawn(edge::serve(listener.listener()?, app, shutdown));
+            // Who waits for it may be gone.
+            let _ = begun.send(());
+            Ok(serving.await?)
+        }
+    };
+    service.follow_live(&options.scylla.config(), say_ready, round).await?;
     serving_ops.await?;
     Ok(())
 }

@@ -18,7 +18,7 @@ use timeline::{AccountId, Event, Id, Timestamp};
 use uuid::Uuid;
 
 use crate::keys::parse_account;
-use crate::options::{FilterOptions, Instant, PipelineOptions, parse_id, parse_instant};
+use crate::options::{FilterOptions, Instant, PipelineOptions, kafka_of, parse_id, parse_instant};
 use crate::progress::Progress;
 use crate::run::{say, system_clock};
 
@@ -52,8 +52,8 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let now = system_clock()();
-    let kafka = options.pipeline.kafka("backstamp-explain")?;
     let store = ScyllaStore::connect(&options.pipeline.scylla.config()).await?;
+    let kafka = kafka_of(store.live(), options.pipeline.kafka("backstamp-explain")?);
     let stretch = Stretch {
         since: options.since.map(|since| since.at(now)),
         until: options.until.map(|until| until.at(now)),
@@ -95,7 +95,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             tell(&store, fate, now, options.pipeline.retention.retention_ms(), &mut of_message).await?;
         } else {
             of_message["outcome"] = "not done yet".into();
-            of_message["why"] = format!("group {} has not come to it", options.pipeline.group).into();
+            of_message["why"] = format!("group {} has not come to it", kafka.group).into();
         }
         if matches!(fate, Fate::Refused(_)) && is_done {
             of_message["dead_letter"] = letters.get(&place).cloned().into();

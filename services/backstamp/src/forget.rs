@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use crate::caught_up::wait_until_done;
 use crate::keys::parse_account;
-use crate::options::{PipelineOptions, parse_contact};
+use crate::options::{PipelineOptions, kafka_of, parse_contact};
 use crate::progress::Progress;
 use crate::run::{say, system_clock};
 
@@ -70,10 +70,11 @@ struct Forgetting<'a> {
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let clock = system_clock();
-    let kafka = options.pipeline.kafka("backstamp-forget")?;
+    let store = ScyllaStore::connect(&options.pipeline.scylla.config()).await?;
+    let kafka = kafka_of(store.live(), options.pipeline.kafka("backstamp-forget")?);
     let forgetting = Forgetting {
         appender: KafkaAppender::new(&kafka, &[Topic::CampaignEvents, Topic::References])?,
-        store: ScyllaStore::connect(&options.pipeline.scylla.config()).await?,
+        store,
         kafka,
         options: &options,
     };

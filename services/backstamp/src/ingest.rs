@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use clap::Args;
 use ingest::IngestSettings;
 
-use crate::options::{FilterOptions, PipelineOptions};
-use crate::run::{Service, listen};
+use crate::options::{FilterOptions, PipelineOptions, kafka_of};
+use crate::run::{Round, Service, listen};
 
 /// Kafka to Scylla: decodes, filters, joins, counts. Run as many as wanted; they share the partitions.
 #[derive(Args)]
@@ -25,23 +25,23 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let kafka = options.pipeline.kafka("backstamp-ingest")?;
     let (ops_listener, ops) = listen(options.ops_listen).await?;
     let serving = service.serve(ops_listener, telemetry::ops::router(service.health.clone()));
-    if let Some(store) = service.connect(&options.pipeline.scylla.config()).await {
-        let settings = IngestSettings {
-            retention_ms: options.pipeline.retention.retention_ms(),
-            filter: options.filter.list_management_urls.clone(),
-            replay_per_second_max: None,
-        };
-        service.say_ready(None, ops);
-        ingest::kafka::run(
-            &kafka,
-            store,
-            &settings,
-            service.clock.clone(),
-            &service.health,
-            &service.shutdown,
-        )
-        .await?;
-    }
+    let settings = IngestSettings {
+        retention_ms: options.pipeline.retention.retention_ms(),
+        filter: options.filter.list_management_urls,
+        replay_per_second_max: None,
+    };
+    let say_ready = || service.say_ready(None, ops);
+    let round = |Round { store, shutdown, begun }| {
+        let kafka = kafka_of(store.live(), kafka.clone());
+        let (service, settings) = (service.clone(), settings.clone());
+        async move {
+            // Who waits for it may be gone.
+            let _ = begun.send(());
+            let Service { clock, health, .. } = service;
+            Ok(ingest::kafka::run(&kafka, store, &settings, clock, &health, &shutdown).await?)
+        }
+    };
+    service.follow_live(&options.pipeline.scylla.config(), say_ready, round).await?;
     serving.await?;
     Ok(())
 }

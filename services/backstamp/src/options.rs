@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use edge::RateLimit;
 use event_log::KafkaConfig;
-use event_store::scylla::ScyllaConfig;
+use event_store::scylla::{Live, ScyllaConfig};
 use timeline::filter::ListManagementFilter;
 use timeline::time::{DAY_MS, parse_date, parse_date_time};
 use timeline::{Id, Timestamp};
@@ -101,7 +101,7 @@ pub(crate) struct KafkaOptions {
     /// What the names of all topics start with.
     #[arg(long, env = "BACKSTAMP_TOPIC_PREFIX", default_value = "", hide_default_value = true)]
     pub(crate) topic_prefix: String,
-    /// What the name of the internal topic starts with behind that: for projections that `replay` has rebuilt.
+    /// What the name of the internal topic starts with behind that. Where `replay` has moved everybody, it says what does.
     #[arg(long, env = "BACKSTAMP_INTERNAL_PREFIX", default_value = "", hide_default_value = true)]
     pub(crate) internal_prefix: String,
 }
@@ -125,7 +125,7 @@ pub(crate) struct ScyllaOptions {
     /// Nodes to begin with: host or host:port (9042), set apart by commas.
     #[arg(long, env = "BACKSTAMP_SCYLLA_NODES", default_value = "127.0.0.1:9042", value_delimiter = ',')]
     pub(crate) scylla_nodes: Vec<String>,
-    /// The keyspace of the tables.
+    /// The keyspace of the tables, and of the word which other one `replay` has moved everybody to, if it has.
     #[arg(long, env = "BACKSTAMP_KEYSPACE", default_value = "backstamp")]
     pub(crate) keyspace: String,
     /// The user, where the cluster asks for one.
@@ -173,6 +173,14 @@ impl PipelineOptions {
     /// Kafka with ingest's group.
     pub(crate) fn kafka(&self, client_id: &str) -> anyhow::Result<KafkaConfig> {
         self.kafka.config(client_id, &self.group)
+    }
+}
+
+/// Kafka with the group and the internal topic of the ingest that fills what is live.
+pub(crate) fn kafka_of(live: &Live, kafka: KafkaConfig) -> KafkaConfig {
+    match live.filled_by.clone() {
+        None => kafka,
+        Some((group, internal_prefix)) => KafkaConfig { group, internal_prefix, ..kafka },
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use clap::Args;
+use event_store::EventStore;
 use query::Query;
 
 use crate::options::{LimitOptions, RetentionOptions, ScyllaOptions};
-use crate::run::{self, Service, listen};
+use crate::run::{self, Round, Service, Shared, listen};
 
 /// The two endpoints from Scylla. Run as many as wanted.
 #[derive(Args)]
@@ -29,19 +31,34 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let service = Service::start("query")?;
     let (listener, api) = listen(options.listen).await?;
+    let listener = Arc::new(Shared::new(listener)?);
     let (ops_listener, ops) = listen(options.ops_listen).await?;
     let serving_ops = service.serve(ops_listener, telemetry::ops::router(service.health.clone()));
-    if let Some(store) = service.connect(&options.scylla.config()).await {
-        service.watch_store(&store);
-        let (door, _) = service.doors(&store, options.limit.rate_limit);
+    let until = Arc::new(AtomicI64::new(i64::MIN));
+    let (rate_limit, retention_days) = (options.limit.rate_limit, options.retention.retention_days);
+    let say_ready = || service.say_ready(Some(api), ops);
+    let round = |Round { store, shutdown, begun }| {
+        let (service, listener, until) = (service.clone(), listener.clone(), until.clone());
         let partitions = event_log::CAMPAIGN_EVENTS_PARTITIONS;
-        let visible = run::follow_progress(store.clone(), partitions, service.shutdown.clone()).await;
-        let door = door.showing(visible);
-        let query = Arc::new(Query::new(store, service.clock.clone(), options.retention.retention_days));
-        let serving = service.serve(listener, edge::app(query::router(query, &door), &door));
-        service.say_ready(Some(api), ops);
-        serving.await?;
-    }
+        async move {
+            tokio::select! {
+                () = shutdown.begun() => return Ok(()),
+                () = run::wait_until_as_fresh(&store, partitions, &until) => {}
+            }
+            let store: Arc<dyn EventStore> = store;
+            service.watch_store(&store, &shutdown);
+            let (door, _) = service.doors(&store, rate_limit);
+            let visible = run::follow_progress(store.clone(), partitions, until, shutdown.clone()).await;
+            let door = door.showing(visible);
+            let query = Arc::new(Query::new(store, service.clock.clone(), retention_days));
+            let app = edge::app(query::router(query, &door), &door);
+            let serving = tokio::spawn(edge::serve(listener.listener()?, app, shutdown));
+            // Who waits for it may be gone.
+            let _ = begun.send(());
+            Ok(serving.await?)
+        }
+    };
+    service.follow_live(&options.scylla.config(), say_ready, round).await?;
     serving_ops.await?;
     Ok(())
 }

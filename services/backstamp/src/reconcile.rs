@@ -23,7 +23,9 @@ use uuid::Uuid;
 
 use crate::caught_up::wait_until_done;
 use crate::keys::parse_account;
-use crate::options::{FilterOptions, Instant, PipelineOptions, parse_contact, parse_id, parse_instant};
+use crate::options::{
+    FilterOptions, Instant, PipelineOptions, kafka_of, parse_contact, parse_id, parse_instant,
+};
 use crate::progress::Progress;
 use crate::run::{say, system_clock};
 
@@ -105,9 +107,10 @@ struct Reconciler<'a> {
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let store = ScyllaStore::connect(&options.pipeline.scylla.config()).await?;
     let mut reconciler = Reconciler {
-        kafka: options.pipeline.kafka("backstamp-reconcile")?,
-        store: ScyllaStore::connect(&options.pipeline.scylla.config()).await?,
+        kafka: kafka_of(store.live(), options.pipeline.kafka("backstamp-reconcile")?),
+        store,
         retention_ms: options.pipeline.retention.retention_ms(),
         forgotten: HashSet::new(),
         options: &options,

@@ -1,8 +1,8 @@
 //! `backstamp replay`: rebuilds all projections from the log into a new keyspace beside the live one, and compares the two.
 //!
 //! It is `ingest` itself, with a consumer group and an internal topic of its own, so what is rebuilt is right for the same reasons,
-//! and an interrupted replay goes on where its group's offsets are. Services are moved to the new keyspace by restarting them with it:
-//! that can be done one by one, and undone.
+//! and an interrupted replay goes on where its group's offsets are. Services are moved by a word in the keyspace that they were
+//! given, which they look at every two seconds: see [`Service::follow_live`].
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -13,15 +13,15 @@ use anyhow::{Context, bail};
 use clap::Args;
 use event_log::{KafkaConfig, Topic, TopicSettings};
 use event_store::EventStore;
-use event_store::scylla::{ScyllaConfig, ScyllaStore, apply_schema};
+use event_store::scylla::{Live, ScyllaConfig, ScyllaStore, apply_schema};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use ingest::IngestSettings;
 use query::read::{PageRequest, read_page};
 use serde_json::json;
 use timeline::{Span, TimelineId, Timestamp, TypeSet};
 
-use crate::caught_up::{behind, wait_until_done};
-use crate::options::{FilterOptions, PipelineOptions};
+use crate::caught_up::{behind, committed, wait_until_as_far, wait_until_done};
+use crate::options::{FilterOptions, PipelineOptions, kafka_of};
 use crate::progress::Progress;
 use crate::run::{Service, say};
 
@@ -34,16 +34,19 @@ const COMPARE_TRIES: u32 = 5;
 /// Differences that are printed.
 const SHOWN_MAX: usize = 100;
 
-/// Rebuilds all projections from the log into a new keyspace beside the live one, at a bounded rate, and compares both. It can be stopped and
-/// run again at any time: it goes on where it was. Prints how to move the services over.
+/// Rebuilds all projections from the log into a new keyspace beside the live one, at a bounded rate, compares both, and moves everybody over. It
+/// can be stopped and run again at any time: it goes on where it was.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The new keyspace. It is made if it is not there.
+    /// The keyspace to rebuild in. It is made if it is not there. The one that --keyspace names is filled by --group again.
     #[arg(long)]
     to: String,
     /// Messages of mail.events that are replayed in a second.
     #[arg(long, default_value = "5000")]
     records_per_second: NonZeroU32,
+    /// Only rebuilds and compares: nobody is moved over.
+    #[arg(long)]
+    stay: bool,
     #[command(flatten)]
     pipeline: PipelineOptions,
     #[command(flatten)]
@@ -57,17 +60,19 @@ pub(crate) struct Options {
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    if options.to == options.pipeline.scylla.keyspace {
+    let service = Service::start("replay")?;
+    let given = options.pipeline.kafka("backstamp-replay")?;
+    let live = ScyllaStore::connect(&options.pipeline.scylla.config()).await?;
+    if options.to == live.live().keyspace {
         bail!("--to is the keyspace that is live");
     }
-    let service = Service::start("replay")?;
-    let live_kafka = options.pipeline.kafka("backstamp-replay")?;
-    let kafka = KafkaConfig {
-        group: format!("{}-{}", options.pipeline.group, options.to),
-        internal_prefix: format!("{}.", options.to),
-        ..live_kafka.clone()
+    let target = if options.to == options.pipeline.scylla.keyspace {
+        Live::at_home(options.to.clone())
+    } else {
+        let filled_by = (format!("{}-{}", given.group, options.to), format!("{}.", options.to));
+        Live { keyspace: options.to.clone(), filled_by: Some(filled_by) }
     };
-    let live = ScyllaStore::connect(&options.pipeline.scylla.config()).await?;
+    let (live_kafka, kafka) = (kafka_of(live.live(), given.clone()), kafka_of(&target, given));
     let config = ScyllaConfig { keyspace: options.to.clone(), ..options.pipeline.scylla.config() };
     apply_schema(&config, options.replication_factor).await?;
     let settings = TopicSettings {
@@ -76,7 +81,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         ..TopicSettings::default()
     };
     event_log::ensure_topics(&kafka, &settings).await?;
-    let new = Arc::new(ScyllaStore::connect(&config).await?);
+    let new = Arc::new(ScyllaStore::connect_beside(&config).await?);
     // What the log does not know. Contacts that were forgotten come first of all.
     live.copy_what_the_log_lacks(&new).await?;
 
@@ -106,7 +111,12 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         bail!("stopped before it was done: run it again, and it goes on where it was");
     };
     let Compared { timelines, differences, replayed } = compared?;
-    live.copy_what_the_log_lacks(&new).await?;
+    let moves = !options.stay && differences.is_empty();
+    if moves {
+        move_over(&live, &live_kafka, &new, &kafka, &target).await?;
+    } else {
+        live.copy_what_the_log_lacks(&new).await?;
+    }
     if options.json {
         say(&json!({
             "keyspace": options.to,
@@ -115,16 +125,17 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             "records": replayed,
             "timelines_compared": timelines,
             "differences": differences,
+            "moved": moves,
         })
         .to_string());
     } else {
         differences.iter().for_each(|difference| say(&format!("difference  {difference}")));
         say(&format!("{replayed} messages replayed, {timelines} timelines compared"));
-        if differences.is_empty() {
+        if moves {
             say(&format!(
-                "To move over: start ingest with --keyspace {0} --group {1} --internal-prefix {2}, restart query and collect with \
-                 --keyspace {0}; then, with the lag of the old ingest at 0, stop it. Keys that were made meanwhile: run this once more before.",
-                options.to, kafka.group, kafka.internal_prefix
+                "Moved over: every service goes on in {} within seconds. Back again: backstamp replay --to {}",
+                options.to,
+                live.live().keyspace
             ));
         }
     }
@@ -132,6 +143,29 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         0 => Ok(()),
         count => bail!("{count} timelines differ: nothing was moved over"),
     }
+}
+
+/// Moves everybody to the keyspace that was rebuilt, once nobody works on it any more.
+///
+/// What the rebuilding ingest refused is no letter of its own. So the live one has to have come to everything that this one has done:
+/// whoever goes on there writes the letters of the rest.
+async fn move_over(
+    live: &ScyllaStore,
+    live_kafka: &KafkaConfig,
+    new: &ScyllaStore,
+    kafka: &KafkaConfig,
+    target: &Live,
+) -> anyhow::Result<()> {
+    for topic in [Topic::Events, Topic::References] {
+        let done = committed(kafka, topic).await?;
+        wait_until_as_far(live_kafka, topic, &done).await.context("nothing was moved over")?;
+    }
+    live.copy_what_the_log_lacks(new).await?;
+    live.move_to(target).await?;
+    // Of keys that were made and contacts that were forgotten in between.
+    live.copy_what_the_log_lacks(new).await?;
+    tracing::info!(to = target.keyspace, "moved over");
+    Ok(())
 }
 
 struct Compared {
@@ -162,27 +196,15 @@ async fn follow_and_compare(
     }
     progress.finish();
     wait_until_done(kafka, Topic::CampaignEvents).await?;
-    let shown_since = now.minus_ms(options.pipeline.retention.retention_ms()).plus_ms(MARGIN_MS);
+    let now_is_left_out = Span::of_times(
+        now.minus_ms(options.pipeline.retention.retention_ms()).plus_ms(MARGIN_MS),
+        now.minus_ms(1),
+    );
+    let comparison = Comparison { live, new, live_kafka, kafka, span: now_is_left_out };
     let mut ids: BTreeSet<TimelineId> = live.list_timelines().await?.into_iter().collect();
     ids.extend(new.list_timelines().await?);
     let timelines = ids.len() as u64;
-    let mut differences = Vec::new();
-    for attempt in 1..=COMPARE_TRIES {
-        differences = compare(live, new, &ids, shown_since).await?;
-        if differences.is_empty() || attempt == COMPARE_TRIES {
-            break;
-        }
-        // What came in meanwhile is to be in both.
-        for (kafka, topic) in [
-            (live_kafka, Topic::Events),
-            (kafka, Topic::Events),
-            (live_kafka, Topic::CampaignEvents),
-            (kafka, Topic::CampaignEvents),
-        ] {
-            wait_until_done(kafka, topic).await.context("both must keep up to be compared")?;
-        }
-        ids = differences.iter().map(|(id, _)| id.clone()).collect();
-    }
+    let differences = comparison.differences(ids).await?;
     let shown = |(id, what): &(TimelineId, String)| format!("{} {}: {what}", id.account, id.subject);
     Ok(Compared {
         timelines,
@@ -194,57 +216,112 @@ async fn follow_and_compare(
 /// Rows that expire while both are compared are left out.
 const MARGIN_MS: i64 = 3_600_000;
 
-/// What the two say of timelines, where they differ: totals, the newest page and the oldest.
-async fn compare(
-    live: &ScyllaStore,
-    new: &ScyllaStore,
-    ids: &BTreeSet<TimelineId>,
-    shown_since: Timestamp,
-) -> anyhow::Result<Vec<(TimelineId, String)>> {
-    let ids: Vec<TimelineId> = ids.iter().cloned().collect();
-    let compared: Vec<Option<(TimelineId, String)>> = stream::iter(ids)
-        .map(|id| async move {
-            if live.is_known(&id).await? != new.is_known(&id).await? {
-                return Ok::<_, anyhow::Error>(Some((id, "is known in one of them alone".to_owned())));
-            }
-            let (one, other) =
-                (summary(live, &id, shown_since).await?, summary(new, &id, shown_since).await?);
-            Ok((one != other).then(|| (id, format!("live has {one:?}, new has {other:?}"))))
-        })
-        .buffer_unordered(COMPARED_AT_ONCE)
-        .try_collect()
-        .await?;
-    Ok(compared.into_iter().flatten().collect())
+/// What there is of a timeline: how many rows, and the newest and the oldest of them.
+type Summary = (u64, Vec<String>);
+
+/// Compares what two keyspaces show while both go on: by what occurred in `span`, which ended when it began.
+struct Comparison<'a> {
+    live: &'a ScyllaStore,
+    new: &'a ScyllaStore,
+    live_kafka: &'a KafkaConfig,
+    kafka: &'a KafkaConfig,
+    span: Span,
 }
 
-/// How many rows there are, and the newest and the oldest of them.
-async fn summary(
-    store: &dyn EventStore,
-    id: &TimelineId,
-    shown_since: Timestamp,
-) -> anyhow::Result<(u64, Vec<String>)> {
-    let mut request = PageRequest {
-        types: TypeSet::CAMPAIGN.or(TypeSet::CONTACT),
-        span: Span::of_times(shown_since, Timestamp(i64::MAX - 1)),
-        campaign: None,
-        offset: 0,
-        limit: 5,
-    };
-    let newest = read_page(store, id, &request).await?;
-    let mut rows = newest.rows;
-    if newest.total > 5 {
-        request.offset = newest.total - 5;
-        rows.extend(read_page(store, id, &request).await?.rows);
+impl Comparison<'_> {
+    /// The timelines that differ, and how, though they were looked at again.
+    async fn differences(&self, mut ids: BTreeSet<TimelineId>) -> anyhow::Result<Vec<(TimelineId, String)>> {
+        let mut differences = Vec::new();
+        for attempt in 1..=COMPARE_TRIES {
+            differences = self.compare(&ids).await?;
+            if differences.is_empty() {
+                return Ok(differences);
+            }
+            if attempt < COMPARE_TRIES {
+                // What came in meanwhile is to be in both.
+                for kafka in [self.live_kafka, self.kafka] {
+                    wait_until_all_done(kafka).await?;
+                }
+                ids = differences.iter().map(|(id, _)| id.clone()).collect();
+            }
+        }
+        // Some may never stand still.
+        let growing = self.growing(&ids).await?;
+        differences.retain(|(id, _)| !growing.contains(id));
+        Ok(differences)
     }
-    let told = rows.iter().map(|row| {
-        let (key, body) = (&row.key, &row.body);
-        format!(
-            "{} {} {} {:?}",
-            key.position.at.to_rfc3339(),
-            key.position.id,
-            key.event_type.name(),
-            body.campaign
-        )
-    });
-    Ok((newest.total, told.collect()))
+
+    /// What the two say of timelines, where they differ.
+    async fn compare(&self, ids: &BTreeSet<TimelineId>) -> anyhow::Result<Vec<(TimelineId, String)>> {
+        let compared: Vec<Option<(TimelineId, String)>> = stream::iter(ids.clone())
+            .map(|id| async move {
+                if self.live.is_known(&id).await? != self.new.is_known(&id).await? {
+                    return Ok::<_, anyhow::Error>(Some((id, "is known in one of them alone".to_owned())));
+                }
+                let (one, other) = (self.summary(self.live, &id).await?, self.summary(self.new, &id).await?);
+                Ok((one != other).then(|| (id, format!("live has {one:?}, new has {other:?}"))))
+            })
+            .buffer_unordered(COMPARED_AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(compared.into_iter().flatten().collect())
+    }
+
+    /// The timelines that get rows of this span all the time, as from a sender that catches up, and have as many in the live keyspace
+    /// as the new one has before that or later.
+    async fn growing(&self, ids: &BTreeSet<TimelineId>) -> anyhow::Result<BTreeSet<TimelineId>> {
+        let before = self.totals(self.new, ids).await?;
+        wait_until_all_done(self.live_kafka).await?;
+        let between = self.totals(self.live, ids).await?;
+        wait_until_all_done(self.kafka).await?;
+        let after = self.totals(self.new, ids).await?;
+        let totals = before.into_iter().zip(between).zip(after);
+        let grows = |((before, between), after): ((u64, u64), u64)| {
+            before < after && (before..=after).contains(&between)
+        };
+        Ok(ids.iter().zip(totals).filter(|(_, totals)| grows(*totals)).map(|(id, _)| id.clone()).collect())
+    }
+
+    async fn totals(&self, store: &ScyllaStore, ids: &BTreeSet<TimelineId>) -> anyhow::Result<Vec<u64>> {
+        stream::iter(ids)
+            .map(|id| async move { Ok(self.summary(store, id).await?.0) })
+            .buffered(COMPARED_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    async fn summary(&self, store: &ScyllaStore, id: &TimelineId) -> anyhow::Result<Summary> {
+        let mut request = PageRequest {
+            types: TypeSet::CAMPAIGN.or(TypeSet::CONTACT),
+            span: self.span.clone(),
+            campaign: None,
+            offset: 0,
+            limit: 5,
+        };
+        let newest = read_page(store, id, &request).await?;
+        let mut rows = newest.rows;
+        if newest.total > 5 {
+            request.offset = newest.total - 5;
+            rows.extend(read_page(store, id, &request).await?.rows);
+        }
+        let told = rows.iter().map(|row| {
+            let (key, body) = (&row.key, &row.body);
+            format!(
+                "{} {} {} {:?}",
+                key.position.at.to_rfc3339(),
+                key.position.id,
+                key.event_type.name(),
+                body.campaign
+            )
+        });
+        Ok((newest.total, told.collect()))
+    }
+}
+
+/// Waits until an ingest has done everything that is in the log now.
+async fn wait_until_all_done(kafka: &KafkaConfig) -> anyhow::Result<()> {
+    for topic in [Topic::Events, Topic::CampaignEvents] {
+        wait_until_done(kafka, topic).await.context("both must keep up to be compared")?;
+    }
+    Ok(())
 }

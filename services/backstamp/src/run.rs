@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use axum::Router;
@@ -16,6 +16,8 @@ use telemetry::metrics::VISIBLE_UNTIL;
 use telemetry::shutdown::Shutdown;
 use timeline::Timestamp;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// How long to wait before Scylla is tried again at the start.
 const CONNECT_RETRY: Duration = Duration::from_secs(2);
@@ -24,6 +26,10 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 
 /// How often it is read until when everything is visible.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked which keyspace is live.
+const FOLLOW_LIVE_EVERY: Duration = Duration::from_secs(2);
+/// How long a keyspace that has become live may take to be as far as the one before.
+const FRESH_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The system's clock: the only place that reads it.
 pub(crate) fn system_clock() -> Clock {
@@ -33,7 +39,8 @@ pub(crate) fn system_clock() -> Clock {
     })
 }
 
-/// What a service starts with.
+/// What a service starts with. Clones are one.
+#[derive(Clone)]
 pub(crate) struct Service {
     pub(crate) name: &'static str,
     pub(crate) clock: Clock,
@@ -59,7 +66,7 @@ impl Service {
     }
 
     /// Connects to Scylla, trying until it is there with all tables; `None` where the process was told to stop first.
-    pub(crate) async fn connect(&self, config: &ScyllaConfig) -> Option<Arc<dyn EventStore>> {
+    async fn connect(&self, config: &ScyllaConfig) -> Option<Arc<ScyllaStore>> {
         let check = self.health.check("store");
         loop {
             let connected = async {
@@ -86,15 +93,89 @@ impl Service {
         }
     }
 
-    /// Keeps the check of the store up to date.
-    pub(crate) fn watch_store(&self, store: &Arc<dyn EventStore>) {
-        let store = store.clone();
-        tokio::spawn(self.health.check("store").keep(CHECK_EVERY, async move || {
+    /// Runs `round` on the keyspace that is live, once it is there with all tables, and says that the service is ready. Where another
+    /// keyspace becomes live, a round on that one is run, and once it has begun the one before is told to end. Returns when the
+    /// process is told to stop and the last round has ended, or when one fails.
+    pub(crate) async fn follow_live<F>(
+        &self,
+        config: &ScyllaConfig,
+        say_ready: impl FnOnce(),
+        mut round: impl FnMut(Round) -> F,
+    ) -> anyhow::Result<()>
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let Some(mut store) = self.connect(config).await else { return Ok(()) };
+        let mut say_ready = Some(say_ready);
+        let mut before: Option<(Shutdown, JoinHandle<anyhow::Result<()>>)> = None;
+        loop {
+            let shutdown = self.shutdown.child();
+            let (begun, has_begun) = oneshot::channel();
+            let mut running =
+                tokio::spawn(round(Round { store: store.clone(), shutdown: shutdown.clone(), begun }));
+            // Where it ends without having begun, that is told below.
+            let _ = has_begun.await;
+            if let Some(say_ready) = say_ready.take() {
+                say_ready();
+            }
+            if let Some((shutdown, running)) = before.take() {
+                shutdown.begin();
+                running.await??;
+            }
+            tokio::select! {
+                ended = &mut running => return ended?,
+                moved = self.moved(config, &store) => match moved {
+                    None => return running.await?,
+                    Some(moved) => {
+                        store = moved;
+                        before = Some((shutdown, running));
+                    }
+                },
+            }
+        }
+    }
+
+    /// Connects to another keyspace once that is live; `None` when the process is told to stop.
+    async fn moved(&self, config: &ScyllaConfig, from: &ScyllaStore) -> Option<Arc<ScyllaStore>> {
+        loop {
+            tokio::select! {
+                () = self.shutdown.begun() => return None,
+                () = tokio::time::sleep(FOLLOW_LIVE_EVERY) => {}
+            }
+            // What fails here fails elsewhere, too, and is told there.
+            let Ok(live) = from.read_live().await else { continue };
+            if live == *from.live() {
+                continue;
+            }
+            match ScyllaStore::connect(config).await {
+                Ok(store) => {
+                    tracing::info!(
+                        from = from.live().keyspace,
+                        to = store.live().keyspace,
+                        "moving to another keyspace"
+                    );
+                    return Some(Arc::new(store));
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), to = live.keyspace, "the keyspace to move to is not ready, trying again");
+                }
+            }
+        }
+    }
+
+    /// Keeps the check of the store up to date, until `shutdown`.
+    pub(crate) fn watch_store(&self, store: &Arc<dyn EventStore>, shutdown: &Shutdown) {
+        let (store, shutdown) = (store.clone(), shutdown.clone());
+        let checks = tokio::spawn(self.health.check("store").keep(CHECK_EVERY, async move || {
             store.check().await.map_err(|error| {
                 tracing::warn!(error = %error.chain(), "the store does not answer as it should");
                 "away, or its tables are missing"
             })
         }));
+        tokio::spawn(async move {
+            shutdown.begun().await;
+            checks.abort();
+        });
     }
 
     /// Serves `router` in the background until the process is told to stop and every request is answered.
@@ -109,14 +190,42 @@ impl Service {
     }
 }
 
-/// Until when everything that was published is visible: what the ingests tell of the second stage's `partitions`, read once here and
-/// then every second. It never goes back, and stays where the store fails.
+/// A service's work on one keyspace.
+pub(crate) struct Round {
+    pub(crate) store: Arc<ScyllaStore>,
+    /// Told when this round is to end, with the process or before it.
+    pub(crate) shutdown: Shutdown,
+    /// To be told once it is under way.
+    pub(crate) begun: oneshot::Sender<()>,
+}
+
+/// Waits until a keyspace is as far as what was shown already, before it is shown in its place; not for ever, and then what is
+/// shown goes back.
+pub(crate) async fn wait_until_as_fresh(store: &ScyllaStore, partitions: i32, shown: &AtomicI64) {
+    let begun = Instant::now();
+    loop {
+        let progress = store.read_progress(Stage::Own).await.unwrap_or_default();
+        let until = ingest::least(&progress, partitions).map_or(i64::MIN, |least| least.0);
+        if until >= shown.load(Ordering::Relaxed) {
+            return;
+        }
+        if begun.elapsed() > FRESH_WAIT_MAX {
+            tracing::warn!("the keyspace to move to stays behind the one before: moving all the same");
+            shown.store(until, Ordering::Relaxed);
+            return;
+        }
+        tokio::time::sleep(FOLLOW_EVERY).await;
+    }
+}
+
+/// Until when everything that was published is visible, `until`: what the ingests tell of the second stage's `partitions`, read
+/// once here and then every second. It never goes back, and stays where the store fails.
 pub(crate) async fn follow_progress(
     store: Arc<dyn EventStore>,
     partitions: i32,
+    until: Arc<AtomicI64>,
     shutdown: Shutdown,
 ) -> edge::VisibleUntil {
-    let until = Arc::new(AtomicI64::new(i64::MIN));
     let shown = until.clone();
     let read = async move || match store.read_progress(Stage::Own).await {
         Ok(progress) => {
@@ -149,4 +258,18 @@ pub(crate) async fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, 
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let bound = listener.local_addr().context("a listener has an address")?;
     Ok((listener, bound))
+}
+
+/// A listener that can be served from by one round after another, and by two at a time.
+pub(crate) struct Shared(std::net::TcpListener);
+
+impl Shared {
+    pub(crate) fn new(listener: TcpListener) -> anyhow::Result<Shared> {
+        Ok(Shared(listener.into_std().context("a listener can be shared")?))
+    }
+
+    pub(crate) fn listener(&self) -> anyhow::Result<TcpListener> {
+        let listener = self.0.try_clone().and_then(TcpListener::from_std);
+        listener.context("a listener can be shared")
+    }
 }

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use event_log::TopicSettings;
-use event_store::scylla::apply_schema;
+use event_store::scylla::{ScyllaConfig, apply_schema};
 
 use crate::options::{KafkaOptions, RetentionOptions, ScyllaOptions};
 
@@ -34,7 +34,14 @@ pub(crate) struct ApplyOptions {
 
 #[expect(clippy::print_stdout, reason = "what a person or a script wants to read")]
 pub(crate) async fn run(Command::Apply(options): Command) -> anyhow::Result<()> {
-    let tables = apply_schema(&options.scylla.config(), options.replication_factor).await?;
+    let config = options.scylla.config();
+    let mut tables = apply_schema(&config, options.replication_factor).await?;
+    if tables.live.keyspace != config.keyspace {
+        let config = ScyllaConfig { keyspace: tables.live.keyspace.clone(), ..config };
+        let of_live = apply_schema(&config, options.replication_factor).await?;
+        tables.migrations.extend(of_live.migrations);
+        tables.warnings.extend(of_live.warnings);
+    }
     let settings = TopicSettings {
         replication: options.replication_factor.and_then(|copies| i32::try_from(copies).ok()),
         events_partitions: options.events_partitions,
@@ -45,6 +52,7 @@ pub(crate) async fn run(Command::Apply(options): Command) -> anyhow::Result<()> 
     if options.json {
         let report = serde_json::json!({
             "keyspace_created": tables.keyspace_created,
+            "keyspace_live": tables.live.keyspace,
             "migrations_applied": tables.migrations,
             "topics_created": topics.created,
             "topics_present": topics.present,
@@ -60,6 +68,9 @@ pub(crate) async fn run(Command::Apply(options): Command) -> anyhow::Result<()> 
         options.scylla.keyspace,
         if tables.keyspace_created { "created" } else { "was there" }
     );
+    if tables.live.keyspace != options.scylla.keyspace {
+        println!("keyspace {} is live: it was brought up to date, too", tables.live.keyspace);
+    }
     println!("migrations applied: {}", list(&migrations));
     println!("topics created: {}", list(&topics.created));
     println!("topics that were there: {}", list(&topics.present));

@@ -6,6 +6,7 @@
 //! | `session` | where the cluster is and how it is talked to |
 //! | `schema` | migrations, and the check that they were applied |
 //! | `inspect` | what is missing or wrong, and how to mend it |
+//! | `live` | which keyspace is live |
 //! | `letters` | what an operator did with dead letters |
 //! | `statements` | every statement, prepared once |
 //! | `spans` | how a span of rows becomes a few selects |
@@ -15,6 +16,7 @@
 mod batches;
 mod inspect;
 mod letters;
+mod live;
 mod results;
 mod schema;
 mod session;
@@ -57,6 +59,7 @@ use crate::{
 
 pub use self::inspect::inspect;
 pub use self::letters::{LetterMark, LetterState};
+pub use self::live::{Live, read_live};
 pub use self::schema::{Applied, SchemaError, apply_schema};
 pub use self::session::ScyllaConfig;
 
@@ -79,7 +82,10 @@ const EPOCH_PAUSE_MS_MAX: u64 = 50;
 /// A store in ScyllaDB or Apache Cassandra.
 pub struct ScyllaStore {
     session: Session,
-    keyspace: String,
+    /// The keyspace that it was given.
+    home: String,
+    /// The one that was live, where its tables are.
+    live: Live,
     statements: Statements,
     /// Bounds the requests that are under way.
     requests: Semaphore,
@@ -88,14 +94,34 @@ pub struct ScyllaStore {
 }
 
 impl ScyllaStore {
-    /// Connects to the cluster, and prepares every statement. Fails where the schema is not applied, and says so.
+    /// Connects to the keyspace that is live for those who are given `config`, and prepares every statement. Fails where the schema
+    /// is not applied, and says so.
     pub async fn connect(config: &ScyllaConfig) -> Result<ScyllaStore, StoreError> {
         let session = session::open(config, config.request_timeout).await?;
         schema::check(&session, &config.keyspace).await?;
-        let statements = Box::pin(Statements::prepare(&session, &config.keyspace)).await?;
+        let live = live::read(&session, &config.keyspace).await?;
+        if live.keyspace == config.keyspace {
+            return ScyllaStore::prepare(session, config, live).await;
+        }
+        let moved = ScyllaConfig { keyspace: live.keyspace.clone(), ..config.clone() };
+        let session = session::open(&moved, config.request_timeout).await?;
+        schema::check(&session, &live.keyspace).await?;
+        ScyllaStore::prepare(session, config, live).await
+    }
+
+    /// Connects to the keyspace of `config` itself, whichever is live.
+    pub async fn connect_beside(config: &ScyllaConfig) -> Result<ScyllaStore, StoreError> {
+        let session = session::open(config, config.request_timeout).await?;
+        schema::check(&session, &config.keyspace).await?;
+        ScyllaStore::prepare(session, config, Live::at_home(config.keyspace.clone())).await
+    }
+
+    async fn prepare(session: Session, config: &ScyllaConfig, live: Live) -> Result<ScyllaStore, StoreError> {
+        let statements = Box::pin(Statements::prepare(&session, &live.keyspace)).await?;
         Ok(ScyllaStore {
             session,
-            keyspace: config.keyspace.clone(),
+            home: config.keyspace.clone(),
+            live,
             statements,
             requests: Semaphore::new(config.requests_in_flight_max.max(1)),
             waiting_stamp: AtomicI64::new(i64::MIN),
@@ -439,7 +465,7 @@ impl EventStore for ScyllaStore {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        timed("check", schema::check(&self.session, &self.keyspace)).await
+        timed("check", schema::check(&self.session, &self.live.keyspace)).await
     }
 }
 
@@ -477,8 +503,10 @@ impl ScyllaStore {
         if cluster.get_nodes_info().len() < 2 {
             return Vec::new();
         }
-        let Ok(token) = cluster.compute_token(&self.keyspace, table, partition) else { return Vec::new() };
-        let replicas = cluster.get_token_endpoints(&self.keyspace, table, token);
+        let Ok(token) = cluster.compute_token(&self.live.keyspace, table, partition) else {
+            return Vec::new();
+        };
+        let replicas = cluster.get_token_endpoints(&self.live.keyspace, table, token);
         let mut replicas: Vec<Uuid> = replicas.into_iter().map(|(node, _)| node.host_id).collect();
         replicas.sort_unstable();
         replicas

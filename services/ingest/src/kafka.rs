@@ -161,7 +161,11 @@ pub struct Worker<C> {
 impl<C: Consumer> Worker<C> {
     /// Places what the consumer reads, and passes the rows on to their owners.
     pub async fn place(self, mut place: Place, store: Arc<dyn EventStore>) -> Result<(), LogError> {
-        while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
+        // At a bounded rate no batch is of more than a second.
+        let a_second = self.replay_per_second_max.and_then(|records| usize::try_from(records.get()).ok());
+        let records_max = PLACE_LIMITS.records_max.min(a_second.unwrap_or(usize::MAX));
+        let limits = BatchLimits { records_max, ..PLACE_LIMITS };
+        while let Some(batch) = self.next_batch(limits).await? {
             let timer = BatchTimer::start("place", batch.records.len());
             let work = traces::Work::begin();
             let records: Vec<RawRecord<'_>> = batch.records.iter().map(RawRecord::from).collect();

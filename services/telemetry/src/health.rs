@@ -40,11 +40,10 @@ impl Health {
         Health { checks: Arc::default(), shutdown: shutdown.clone() }
     }
 
-    /// A check called `name`, which fails until it first passes.
+    /// The check called `name`, which fails until it first passes.
     pub fn check(&self, name: &'static str) -> Check {
-        let check = Check { health: self.clone(), name };
-        check.fail("not checked yet");
-        check
+        self.lock().entry(name).or_insert_with(|| Err("not checked yet".to_owned()));
+        Check { health: self.clone(), name }
     }
 
     /// How things stand.

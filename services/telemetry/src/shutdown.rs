@@ -40,6 +40,20 @@ impl Shutdown {
         Ok(shutdown)
     }
 
+    /// A handle that is told with this one, and can be told alone. Must be called within a runtime.
+    #[must_use]
+    pub fn child(&self) -> Shutdown {
+        let (parent, child) = (self.clone(), Shutdown::new());
+        let told = child.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = parent.begun() => told.begin(),
+                () = told.begun() => {}
+            }
+        });
+        child
+    }
+
     /// Tells everything to stop.
     pub fn begin(&self) {
         self.0.send_replace(true);
@@ -66,6 +80,17 @@ impl Default for Shutdown {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_child_is_told_with_its_parent_or_alone() {
+        let parent = Shutdown::new();
+        let (one, other) = (parent.child(), parent.child());
+        one.begin();
+        one.begun().await;
+        assert!(!parent.has_begun() && !other.has_begun());
+        parent.begin();
+        other.begun().await;
+    }
 
     #[tokio::test]
     async fn every_clone_learns_of_it_early_or_late() {

@@ -1,4 +1,5 @@
-//! Every service is restarted, one after another, under load behind HAProxy: no request and no event is lost.
+//! The schema is changed, then every service is restarted, one after another, under load behind HAProxy: no request and no event is
+//! lost.
 
 use std::fs;
 use std::path::Path;
@@ -15,6 +16,7 @@ use backstamp_tests::servers::server::{self, Server};
 use backstamp_tests::stack::PERMISSIONS;
 use backstamp_tests::{eventually, scratch, servers, unique_name};
 use reqwest::Method;
+use scylla::client::session::Session;
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -76,7 +78,7 @@ fn start_haproxy() -> Result<([u16; 10], Server)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rolling_restart_of_every_service_loses_no_request_and_no_event() {
+async fn an_upgrade_of_tables_and_then_every_service_loses_no_request_and_no_event() {
     let name = unique_name("rolling");
     let (kafka, cassandra) = tokio::join!(servers::kafka(), servers::cassandra());
     let topics = kafka.topics(&format!("{name}."));
@@ -154,22 +156,30 @@ async fn a_rolling_restart_of_every_service_loses_no_request_and_no_event() {
             answered.fetch_add(1, Ordering::SeqCst);
         }
     };
-    let roll = async {
+    let wait_for_requests = async || {
+        let before = answered.load(Ordering::SeqCst);
+        eventually(PATIENCE, async || {
+            let more = answered.load(Ordering::SeqCst) - before;
+            ensure!(more >= REQUESTS_BETWEEN, "only {more} requests since");
+            Ok(())
+        })
+        .await;
+    };
+    let upgrade = async {
+        wait_for_requests().await;
+        migrate_as_a_later_program(&cassandra.session().await, &name).await;
+        let applied = Program::run(&["schema", "apply"], &environment).await;
+        assert!(applied.status.success(), "{applied}");
+        wait_for_requests().await;
         for service in &mut services {
-            let before = answered.load(Ordering::SeqCst);
             service.restart(&environment).await;
             wait_until_up(&ops, service.name).await;
-            eventually(PATIENCE, async || {
-                let more = answered.load(Ordering::SeqCst) - before;
-                ensure!(more >= REQUESTS_BETWEEN, "only {more} requests since");
-                Ok(())
-            })
-            .await;
+            wait_for_requests().await;
         }
         is_over.store(true, Ordering::SeqCst);
     };
     tokio::join!(
-        roll,
+        upgrade,
         futures::future::join_all((0..READERS).map(|_| reader())),
         futures::future::join_all((0..WRITERS).map(|_| writer())),
     );
@@ -186,6 +196,21 @@ async fn a_rolling_restart_of_every_service_loses_no_request_and_no_event() {
     })
     .await;
     eprintln!("{} requests answered, {accepted} events accepted and shown", answered.load(Ordering::SeqCst));
+}
+
+/// What a migration may do that suits the program before it: columns and tables that it does not know.
+async fn migrate_as_a_later_program(session: &Session, keyspace: &str) {
+    for statement in [
+        format!("ALTER TABLE {keyspace}.timeline_rows ADD later text"),
+        format!("ALTER TABLE {keyspace}.tallies ADD later text"),
+        format!("CREATE TABLE {keyspace}.later (name text PRIMARY KEY)"),
+        format!(
+            "INSERT INTO {keyspace}.schema_migrations (version, name, checksum, applied_at)
+             VALUES (9999, '9999_later', '0', toTimestamp(now()))"
+        ),
+    ] {
+        session.query_unpaged(statement, ()).await.unwrap();
+    }
 }
 
 /// Waits until HAProxy sends requests to a server of it again.

@@ -1,5 +1,6 @@
 //! The operator's tools, by their commands, on the real servers.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -408,72 +409,129 @@ async fn a_contact_is_forgotten_and_stays_so() {
 }
 
 #[tokio::test]
-async fn projections_are_rebuilt_beside_the_live_ones_and_compared() {
+async fn projections_are_rebuilt_though_killed_compared_and_everybody_is_moved_over_and_back_under_load() {
     let deployment = Deployment::new().await;
-    let old_ingest = deployment.ingest().await;
+    let ingest = deployment.ingest().await;
+    let (query, client) = deployment.query().await;
     let environment: Vec<(&str, &str)> = deployment.environment();
     let account = unique_name("acc");
     let topics = &deployment.topics;
     let contacts: Vec<String> = (0..7).map(|_| new_id()).collect();
-    let publish = async |id: &str, kind: &str, more: Value| {
+    let publish = async |id: &str, kind: &str, contact: usize| {
+        let more = json!({ "contact_id": contacts[contact], "campaign_id": "c" });
         let mut record = event(id, kind, minutes_ago(5), &more);
         record["account_id"] = json!(account);
         topics.publish(EVENTS, None, record.to_string().as_bytes(), None).await;
     };
     for n in 0..300 {
-        let more = json!({ "contact_id": contacts[n % 7], "campaign_id": "c" });
-        publish(&format!("e{n:03}"), "open", more).await;
+        publish(&format!("e{n:03}"), "open", n % 7).await;
     }
-    publish("bad", "nonsense", json!({ "contact_id": contacts[0] })).await;
+    publish("bad", "nonsense", 0).await;
     let forget = ["forget-contact", "--account", &account, "--contact", &contacts[6]];
     let forgotten = Program::run(&forget, &environment).await;
     assert!(forgotten.status.success(), "{forgotten}");
     let key = Program::create_key(&account, &PERMISSIONS, &environment).await;
-    let letters = topics.ends("mail.events.dead").await;
+    let letters = async || topics.ends("mail.events.dead").await.values().sum::<i64>();
+    let letters_before = letters().await;
+    let shown = 300 - 300 / 7;
 
+    // Killed in the middle: what runs again goes on there.
     let to = unique_name("again");
-    let replay = ["replay", "--json", "--to", &to, "--records-per-second", "200"];
-    // The second time there is nothing left to do but to compare.
-    for _ in 0..2 {
-        let replayed = Program::run(&replay, &environment).await;
-        assert!(replayed.status.success(), "{replayed}");
-        let told = report(&replayed);
-        assert_eq!((&told["differences"], &told["timelines_compared"]), (&json!([]), &json!(8)), "{told}");
-    }
-    // What was refused is no second letter.
-    assert_eq!(topics.ends("mail.events.dead").await, letters);
-
-    // Moved over, under load.
-    let (group, prefix) = (
-        format!("{}-{to}", environment.iter().find(|(name, _)| *name == "BACKSTAMP_GROUP").unwrap().1),
-        format!("{to}."),
-    );
-    let mut moved = environment.clone();
-    moved.retain(|(name, _)| !["BACKSTAMP_GROUP", "BACKSTAMP_KEYSPACE"].contains(name));
-    moved.extend([
-        ("BACKSTAMP_GROUP", group.as_str()),
-        ("BACKSTAMP_KEYSPACE", &to),
-        ("BACKSTAMP_INTERNAL_PREFIX", &prefix),
-    ]);
-    let new_ingest = Program::start(&["ingest"], &moved).await;
-    publish("more", "open", json!({ "contact_id": contacts[0], "campaign_id": "c" })).await;
-    let query = Program::start(&["query"], &moved).await;
-    let client = Client::new(query.url()).unwrap();
-    old_ingest.sigterm_and_wait().await;
-    eventually(PATIENCE, async || {
-        let campaign = path(Endpoint::Campaign, "c", "");
-        let reply = send(client.request(Method::GET, &campaign).bearer_auth(&key)).await?;
-        let expected = 301 - 300 / 7;
-        ensure!(
-            reply.body["meta"]["total"] == expected,
-            "{} {}, not {expected}",
-            reply.status,
-            reply.body["meta"]
-        );
+    let group = format!("{}-{to}", deployment.group);
+    let replay = |to: &str, rate: &str, more: &[&str]| -> Vec<String> {
+        let arguments = ["replay", "--json", "--to", to, "--records-per-second", rate];
+        arguments.iter().chain(more).map(ToString::to_string).collect()
+    };
+    let run = async |arguments: Vec<String>| {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        Program::run(&arguments, &environment).await
+    };
+    let replayed = async || topics.committed(&group, EVENTS).await.values().sum::<i64>();
+    let slow = replay(&to, "10", &[]);
+    let slow: Vec<&str> = slow.iter().map(String::as_str).collect();
+    let in_the_middle = eventually(PATIENCE, async || {
+        ensure!(replayed().await > 0, "nothing is replayed");
         Ok(())
-    })
-    .await;
-    drop((query, new_ingest));
+    });
+    Program::run_killed(&slow, &environment, in_the_middle).await;
+    let done = replayed().await;
+    assert!((1..301).contains(&done), "{done} of 301 were replayed");
+
+    // Compared, and nobody is moved.
+    let stayed = run(replay(&to, "200", &["--stay"])).await;
+    assert!(stayed.status.success(), "{stayed}");
+    let told = report(&stayed);
+    assert_eq!((&told["differences"], &told["moved"]), (&json!([]), &json!(false)), "{told}");
+    assert_eq!(told["timelines_compared"], 8, "{told}");
+    // What was refused is no second letter.
+    assert_eq!(letters().await, letters_before);
+
+    // Moved over and back while events come in and pages are read: no answer is an error, no total goes down.
+    let total = async |client: &Client| {
+        let campaign = path(Endpoint::Campaign, "c", "");
+        let reply = send(client.request(Method::GET, &campaign).bearer_auth(&key)).await.unwrap();
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        reply.body["meta"]["total"].as_u64().unwrap()
+    };
+    let (published, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let load = async {
+        while !is_over.load(Ordering::SeqCst) {
+            let n = published.fetch_add(1, Ordering::SeqCst);
+            publish(&format!("more{n}"), "open", 1).await;
+        }
+    };
+    let reading = async {
+        let mut last = 0;
+        while !is_over.load(Ordering::SeqCst) {
+            let total = total(&client).await;
+            assert!(total >= last, "a total went from {last} to {total}");
+            last = total;
+        }
+    };
+    let moving = async {
+        let home = environment.iter().find(|(name, _)| *name == "BACKSTAMP_KEYSPACE").unwrap().1;
+        for keyspace in [&to, home] {
+            let moved = run(replay(keyspace, "2000", &[])).await;
+            assert!(moved.status.success(), "{moved}");
+            assert_eq!(report(&moved)["moved"], true, "{moved}");
+            let again = run(replay(keyspace, "2000", &[])).await;
+            assert!(!again.status.success() && again.stderr.contains("is live"), "{again}");
+            let before = published.load(Ordering::SeqCst);
+            eventually(PATIENCE, async || {
+                for service in [&query, &ingest] {
+                    let moves = service.stderr().matches("moving to another keyspace").count();
+                    ensure!(moves == if keyspace == home { 2 } else { 1 }, "{moves} moves");
+                }
+                let total = total(&client).await;
+                ensure!(total > before + shown, "total {total} after {before} more were published");
+                Ok(())
+            })
+            .await;
+            // Whoever goes on there writes letters, and has keys that are made now.
+            let letters_before = letters().await;
+            publish("bad", "nonsense", 0).await;
+            eventually(PATIENCE, async || {
+                ensure!(letters().await == letters_before + 1, "no letter");
+                Ok(())
+            })
+            .await;
+            let new_key = Program::create_key(&account, &PERMISSIONS, &environment).await;
+            let campaign = path(Endpoint::Campaign, "c", "");
+            eventually(PATIENCE, async || {
+                let reply = send(client.request(Method::GET, &campaign).bearer_auth(&new_key)).await?;
+                ensure!(reply.status == 200, "{} {}", reply.status, reply.body);
+                Ok(())
+            })
+            .await;
+        }
+        is_over.store(true, Ordering::SeqCst);
+    };
+    tokio::join!(load, reading, moving);
+    deployment.wait_until_done().await;
+    assert_eq!(total(&client).await, published.load(Ordering::SeqCst) + shown);
+    let reconciled = Program::run(&["reconcile", "--json", "--every"], &environment).await;
+    assert!(reconciled.status.success(), "{reconciled}");
+    drop((query, ingest));
     topics.delete(&[&format!("{to}.mail.campaign-events")]).await;
     servers::cassandra().await.drop_keyspace(&to).await;
     deployment.remove().await;

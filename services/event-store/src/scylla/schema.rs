@@ -12,6 +12,7 @@ use ::scylla::statement::unprepared::Statement;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::live::{self, Live};
 use super::results::{first_row, rows, was_applied};
 use super::session::{self, ScyllaConfig};
 use crate::StoreError;
@@ -46,10 +47,15 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "0004_progress",
         cql: include_str!("../../../../schemas/cql/0004_progress.cql"),
     },
+    Migration {
+        version: 5,
+        name: "0005_live_keyspace",
+        cql: include_str!("../../../../schemas/cql/0005_live_keyspace.cql"),
+    },
 ];
 
 /// The tables that the migrations leave.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "schema_lock",
     "schema_migrations",
     "timeline_rows",
@@ -62,6 +68,7 @@ const TABLES: [&str; 12] = [
     "dead_letters",
     "forgotten",
     "progress",
+    "live_keyspace",
 ];
 
 /// The replication factor where none is asked for and there are nodes enough.
@@ -86,6 +93,8 @@ pub struct Applied {
     pub migrations: Vec<&'static str>,
     /// What an operator should know: few nodes, or a replication factor that was not changed.
     pub warnings: Vec<String>,
+    /// What is live for those who are given the keyspace: where that is another one, it wants its schema applied, too.
+    pub live: Live,
 }
 
 /// Why a schema is not, or cannot be made, what this program needs.
@@ -169,6 +178,7 @@ pub async fn apply_schema(
         keyspace_created,
         migrations: migrations.and_then(|done| unlocked.map(|()| done))?,
         warnings,
+        live: live::read(&applier.session, &config.keyspace).await?,
     })
 }
 
