@@ -85,10 +85,18 @@ pub struct Owner {
     /// Small timelines that are not read, by claim and id.
     small: Recent<Bound>,
     /// Their rows, by claim, timeline and position.
-    small_rows: Recent<EventType>,
+    small_rows: Recent<Seen>,
     forgotten: Arc<Forgotten>,
     /// What other owners are to do, before what was worked on may be committed.
     orders: Vec<Order>,
+}
+
+/// What was written of an event.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    event_type: EventType,
+    /// See [`RowBody::rank`].
+    rank: u16,
 }
 
 /// How many rows a small timeline has at most, where that is known.
@@ -133,6 +141,22 @@ struct Touched {
     rows: Vec<PlacedRow>,
     /// Whether with this batch all its rows will stand once more by campaign.
     pairs: bool,
+}
+
+/// What comes of a batch's rows of one timeline.
+#[derive(Default)]
+struct Sorted {
+    /// The keys to count once they are written.
+    new: Vec<RowKey>,
+    /// What is to be written of which events, each once.
+    written: Vec<(Position, Seen)>,
+    /// What is to be written, by part.
+    by_part: Vec<(u32, Vec<RowWrite>)>,
+}
+
+/// See [`RowBody::rank`].
+fn rank_of(row: &PlacedRow) -> u16 {
+    u16::try_from(row.stamp - stored_stamp(row.key.position.at, 0)).unwrap_or_default()
 }
 
 /// Rows of one timeline.
@@ -256,9 +280,9 @@ impl Owner {
 
         let (mut groups, mut new) = (Vec::new(), Vec::with_capacity(touched.len()));
         for timeline in &mut touched {
-            let (keys, rows_by_part) = self.sort_out(timeline, &mut owned);
-            new.push(keys);
-            groups.push(rows_by_part);
+            let Sorted { new: keys, written, by_part } = self.sort_out(timeline, &mut owned);
+            new.push((keys, written));
+            groups.push(by_part);
         }
         let groups: Vec<RowGroup<'_>> = touched
             .iter()
@@ -274,8 +298,8 @@ impl Owner {
         drop(groups);
         // Acknowledged: now they count.
         let (mut writes, mut last) = (Vec::new(), Vec::new());
-        for (timeline, keys) in touched.iter_mut().zip(new) {
-            self.remember_rows(timeline, &keys);
+        for (timeline, (keys, written)) in touched.iter_mut().zip(new) {
+            self.remember_rows(timeline, &written);
             timeline.held.keys.insert(keys, &self.settings.sizes);
             // A root that says so comes behind the trees that it speaks of.
             if let (true, Keys::Tree(tree)) = (timeline.pairs, &mut timeline.held.keys) {
@@ -304,14 +328,14 @@ impl Owner {
         self.partitions.get(&partition).map_or(0, |partition| partition.claim)
     }
 
-    /// Remembers new rows of a timeline that will not be read for the next.
-    fn remember_rows(&mut self, touched: &Touched, new: &[RowKey]) {
+    /// Remembers what was written of events of a timeline that will not be read for the next.
+    fn remember_rows(&mut self, touched: &Touched, written: &[(Position, Seen)]) {
         if matches!(touched.held.keys, Keys::Tree(_)) || !self.store.writes_unseen() {
             return;
         }
         let claim = self.claim(touched.partition);
-        for key in new {
-            self.small_rows.put(self.digester.of((claim, &touched.id, &key.position)), key.event_type);
+        for (position, seen) in written {
+            self.small_rows.put(self.digester.of((claim, &touched.id, position)), *seen);
         }
     }
 
@@ -422,8 +446,10 @@ impl Owner {
             positions.dedup();
             timeline.held.keys.remove(&positions);
             if matches!(timeline.id.subject, Subject::Campaign(_)) {
+                let seen = Seen { event_type: EventType::Erased, rank: MARK_RANK };
+                let marked: Vec<(Position, Seen)> = positions.iter().map(|at| (at.clone(), seen)).collect();
+                self.remember_rows(timeline, &marked);
                 let marks: Vec<RowKey> = positions.into_iter().map(mark_at).collect();
-                self.remember_rows(timeline, &marks);
                 timeline.held.keys.insert(marks, &self.settings.sizes);
             }
             writes.extend(self.tallies_of(clock(), timeline));
@@ -920,44 +946,64 @@ impl Owner {
         Ok(earliness(other).is_some_and(|other| earliness(one) > Some(other)))
     }
 
-    /// Tells new rows from repeats. Returns the keys to count once they are written, and what must be written, by part.
-    fn sort_out(
-        &mut self,
-        touched: &mut Touched,
-        owned: &mut Owned,
-    ) -> (Vec<RowKey>, Vec<(u32, Vec<RowWrite>)>) {
+    /// Tells new rows from repeats.
+    ///
+    /// Of several copies of an event the earliest in the log stands, also where it comes last, so that a replay finds what stands as
+    /// it would be: the store keeps the greatest stamp, whatever it is given. That is so while a timeline is small; in a tree, whose parts
+    /// a copy might be added to, what is known stays.
+    fn sort_out(&mut self, touched: &mut Touched, owned: &mut Owned) -> Sorted {
         let claim = self.claim(touched.partition);
         let Touched { id, held, rows, .. } = touched;
         let is_unread = matches!(held.keys, Keys::Unread(_));
-        let mut new = Vec::<RowKey>::new();
-        let mut by_part = Vec::<(u32, Vec<RowWrite>)>::new();
+        let is_tree = matches!(held.keys, Keys::Tree(_));
+        let mut sorted = Sorted::default();
         // In the order of positions the repeats of a batch stand together, and stay in the order in which they came.
         rows.sort_by(|one, next| one.key.position.cmp(&next.key.position));
         for row in std::mem::take(rows) {
-            let just_seen = new.last().filter(|last| last.position == row.key.position);
+            let position = &row.key.position;
+            let rank = rank_of(&row);
+            let just_seen = sorted.written.last().filter(|(last, _)| last == position);
+            // With the rank where it is known.
             let seen = match just_seen {
-                Some(last) => Some(last.event_type),
-                None if is_unread => self.small_rows.get(self.digester.of((claim, &*id, &row.key.position))),
-                None => held.keys.find(&row.key.position),
+                Some((_, last)) => Some((last.event_type, Some(last.rank))),
+                None if is_unread => {
+                    let seen = self.small_rows.get(self.digester.of((claim, &*id, position)));
+                    seen.map(|seen| (seen.event_type, Some(seen.rank)))
+                }
+                None => held.keys.find(position).map(|event_type| (event_type, None)),
             };
             if row.counts {
                 *(if seen.is_some() { &mut owned.duplicate } else { &mut owned.projected }) += 1;
             }
-            match seen {
-                None => new.push(row.key.clone()),
-                Some(seen) if row.completes && seen == row.key.event_type => {}
-                Some(_) => continue,
+            let is_new = match seen {
+                None => true,
+                Some((event_type, _)) if event_type != row.key.event_type => continue,
+                Some((_, known)) => {
+                    let may_be_earlier = !is_tree && known.is_none_or(|known| rank > known);
+                    if !row.completes && !may_be_earlier {
+                        continue;
+                    }
+                    false
+                }
+            };
+            if is_new {
+                sorted.new.push(row.key.clone());
             }
-            let expires_at = row.key.position.at.plus_ms(self.settings.retention_ms + ROW_GRACE_MS);
-            let part = held.keys.part_for(&row.key.position);
-            let is_new = seen.is_none() && !is_unread;
+            let seen = Seen { event_type: row.key.event_type, rank };
+            match sorted.written.last_mut().filter(|(last, _)| last == position) {
+                Some((_, last)) => last.rank = last.rank.max(rank),
+                None => sorted.written.push((position.clone(), seen)),
+            }
+            let expires_at = position.at.plus_ms(self.settings.retention_ms + ROW_GRACE_MS);
+            let part = held.keys.part_for(position);
+            let is_new = is_new && !is_unread;
             let write = RowWrite { key: row.key, stamp: row.stamp, expires_at, body: row.body, is_new };
-            match by_part.iter_mut().find(|(of, _)| *of == part) {
+            match sorted.by_part.iter_mut().find(|(of, _)| *of == part) {
                 Some((_, writes)) => writes.push(write),
-                None => by_part.push((part, vec![write])),
+                None => sorted.by_part.push((part, vec![write])),
             }
         }
-        (new, by_part)
+        sorted
     }
 
     /// The cells of a timeline that changed, stamped now that they are counted; none for one that needs no tree yet.
