@@ -49,7 +49,7 @@ pub struct BatchLimits {
     pub records_max: usize,
     /// A batch takes no more records once its keys and values have this many bytes.
     pub bytes_max: usize,
-    /// How long to wait for more after the first record.
+    /// How long to wait for more, since the batch before was handed out: what came while that one was worked on waits no longer.
     pub linger: Duration,
 }
 

@@ -14,7 +14,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use telemetry::metrics::COMMITS;
 use tokio::sync::Mutex;
-use tokio::time::timeout_at;
+use tokio::time::{self, timeout_at};
 
 use super::assignment::{Assignment, Found, Group, Position, Standing};
 use super::client::{METADATA_TIMEOUT, check_topics, client_error, request_error};
@@ -34,8 +34,8 @@ use crate::record::Topic;
 pub struct KafkaConsumer {
     member: Member,
     thread: ServingThread,
-    /// Batches go to one caller at a time.
-    reader: Mutex<()>,
+    /// Batches go to one caller at a time; when the last one did.
+    reader: Mutex<Option<time::Instant>>,
 }
 
 const POLL: Duration = Duration::from_millis(100);
@@ -72,7 +72,7 @@ impl KafkaConsumer {
         let member = Member { config, topic, topic_name, consumer, assignment };
         let thread =
             ServingThread::start(member.clone()).map_err(|error| LogError::away("connect", error))?;
-        Ok(KafkaConsumer { member, thread, reader: Mutex::new(()) })
+        Ok(KafkaConsumer { member, thread, reader: Mutex::new(None) })
     }
 
     /// Messages of each partition held that are not committed yet, as of the last statistics, a second ago at
@@ -97,18 +97,19 @@ impl KafkaConsumer {
 #[async_trait]
 impl Consumer for KafkaConsumer {
     async fn next_batch(&self, limits: BatchLimits) -> Result<Batch, LogError> {
-        let _reader = self.reader.lock().await;
+        let mut last = self.reader.lock().await;
         let assignment = &self.member.assignment;
         let mut found = assignment.read(&limits)?;
         while found == Found::Nothing {
             assignment.news().await;
             found = assignment.read(&limits)?;
         }
-        let end = tokio::time::Instant::now() + limits.linger;
+        let end = last.map_or_else(time::Instant::now, |last| last + limits.linger);
         while found == Found::Some && timeout_at(end, assignment.news()).await.is_ok() {
             found = assignment.read(&limits)?;
         }
         let (records, claims) = assignment.take();
+        *last = Some(time::Instant::now());
         Ok(Batch { records, claims })
     }
 
