@@ -207,6 +207,12 @@ fn order_to_campaign(
     Some(Order::Erase { timeline, contact, keys: vec![key.clone()] })
 }
 
+/// A row that stands, on its way once more.
+fn placed_again(id: &TimelineId, StoredRow { key, body }: StoredRow, completes: bool) -> PlacedRow {
+    let stamp = stored_stamp(key.position.at, RowBody::rank_of(&body));
+    PlacedRow { timeline: id.clone(), key, stamp, completes, counts: false, body }
+}
+
 /// A rank that no row exceeds.
 const MARK_RANK: u16 = 999;
 
@@ -832,7 +838,7 @@ impl Owner {
     }
 
     /// The rows of contacts with long histories, once more by campaign: of a history that has just become long all that stand, and
-    /// from then on those of each batch, repeats included, because the crash of an owner may have lost them here alone.
+    /// from then on those of each batch. In the place of a repeat, which the crash of an owner may have lost here alone, what stands.
     async fn pair(&self, touched: &mut [Touched]) -> Vec<Group> {
         let mut groups = Groups::default();
         let (mut rows_left, mut bytes_left) = (PAIR_ROWS_A_BATCH, PAIR_BYTES_A_BATCH);
@@ -849,10 +855,30 @@ impl Owner {
                 paired = until_done("read_pairs", || self.stored_rows(id, tree.root())).await;
                 rows_left = rows_left.saturating_sub(count);
                 bytes_left = bytes_left.saturating_sub(paired.iter().map(|row| row.body.len()).sum());
+            } else if !tree.root().paired {
+                continue;
             }
-            if is_due || tree.root().paired {
-                paired.extend(rows.iter().cloned());
+            let (mut new, mut known) = (BTreeSet::new(), BTreeSet::<RowKey>::new());
+            for row in rows.iter() {
+                let position = &row.key.position;
+                match tree.find(position) {
+                    _ if row.completes => paired.push(row.clone()),
+                    None if new.insert(position) => paired.push(row.clone()),
+                    Some(event_type) if !is_due => {
+                        known.insert(RowKey { position: position.clone(), event_type });
+                    }
+                    None | Some(_) => {}
+                }
             }
+            let (id, keys) = (&*id, &held.keys);
+            let standing: Vec<Option<StoredRow>> = stream::iter(known)
+                .map(|key: RowKey| async move {
+                    until_done("read_pairs", || self.row_at(id, keys, &key.position, key.event_type)).await
+                })
+                .buffered(STORE_REQUESTS_MAX)
+                .collect()
+                .await;
+            paired.extend(standing.into_iter().flatten().map(|row| placed_again(id, row, false)));
             for row in paired {
                 let Some(campaign) = RowBody::decode(&row.body).ok().and_then(|body| body.campaign) else {
                     continue;
@@ -872,14 +898,7 @@ impl Owner {
         for part in parts {
             let rows =
                 self.store.read_rows(id, part, TypeSet::ALL, &Span::all(), Columns::All, usize::MAX).await?;
-            placed.extend(rows.into_iter().map(|StoredRow { key, body }| PlacedRow {
-                timeline: id.clone(),
-                stamp: stored_stamp(key.position.at, RowBody::rank_of(&body)),
-                key,
-                completes: true,
-                counts: false,
-                body,
-            }));
+            placed.extend(rows.into_iter().map(|row| placed_again(id, row, true)));
         }
         Ok(placed)
     }
