@@ -15,7 +15,7 @@ use telemetry::health::Health;
 use telemetry::metrics::VISIBLE_UNTIL;
 use telemetry::shutdown::Shutdown;
 use timeline::Timestamp;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -26,6 +26,8 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 
 /// How often it is read until when everything is visible.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// Connections that wait to be accepted: as many as may come at once.
+const BACKLOG: u32 = 4096;
 /// How often it is looked which keyspace is live.
 const FOLLOW_LIVE_EVERY: Duration = Duration::from_secs(2);
 /// How long a keyspace that has become live may take to be as far as the one before.
@@ -253,9 +255,17 @@ pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As the standard library does: a port is free again at once.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// Listens on `address`, or says why that cannot be.
 pub(crate) async fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let listener = bind(address).with_context(|| format!("cannot listen on {address}"))?;
     let bound = listener.local_addr().context("a listener has an address")?;
     Ok((listener, bound))
 }

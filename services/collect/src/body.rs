@@ -15,6 +15,9 @@ use crate::BODY_BYTES_MAX;
 /// How long a body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(45);
 
+/// What is allocated for a body that has not come yet, in bytes.
+const CAPACITY_FIRST: usize = 16 << 10;
+
 /// The room for bodies in work, in bytes.
 pub(crate) struct Room(Arc<Semaphore>);
 
@@ -43,9 +46,9 @@ impl Room {
     }
 
     async fn read_all(&self, said: usize, body: Body) -> Result<Held, Problem> {
+        // As it comes: who declares much and sends little takes nobody's room.
         let mut room = None;
-        self.reserve(&mut room, said)?;
-        let mut bytes = BytesMut::with_capacity(said);
+        let mut bytes = BytesMut::with_capacity(said.min(CAPACITY_FIRST));
         let mut chunks = body.into_data_stream();
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|error| {
@@ -117,6 +120,21 @@ mod tests {
         drop(held);
         assert_eq!(read(&room, None, streamed(5, 2)).await, Ok(10));
         assert_eq!(room.0.available_permits(), 10);
+    }
+
+    #[tokio::test]
+    async fn what_is_only_declared_takes_no_room() {
+        let room = Room::new(10);
+        let (sender, chunks) = futures::channel::mpsc::unbounded::<Result<&[u8], std::io::Error>>();
+        let slow = read(&room, Some(10), Body::from_stream(chunks));
+        tokio::pin!(slow);
+        assert!(futures::poll!(&mut slow).is_pending());
+        assert_eq!(read(&room, Some(10), Body::from("1234567890")).await, Ok(10));
+        sender.unbounded_send(Ok(b"12")).expect("it is read");
+        assert!(futures::poll!(&mut slow).is_pending());
+        assert_eq!(read(&room, Some(10), Body::from("1234567890")).await, Err(Problem::Unavailable));
+        drop(sender);
+        assert_eq!(slow.await, Ok(2));
     }
 
     #[tokio::test]

@@ -151,7 +151,8 @@ async fn many_bodies_of_many_records_take_a_bounded_room() {
     }
     let grown = (most - before) >> 20;
     eprintln!("bodies of many records: {} MiB, {grown} MiB more at most", before >> 20);
-    assert!(grown < 256, "{grown} MiB");
+    // 64 MiB of bodies at a time, and what they are told apart into.
+    assert!(grown < 320, "{grown} MiB");
 }
 
 async fn post(account: &Account<'_>, content_type: &str, body: &[u8]) -> u16 {
