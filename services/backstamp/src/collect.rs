@@ -36,7 +36,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let service = Service::start("collect")?;
     let kafka = options.kafka.config("backstamp-collect", "")?;
     let (listener, api) = listen(options.listen).await?;
-    let listener = Arc::new(Shared::new(listener)?);
+    let listener = Shared::new(listener, &service.shutdown)?;
     let (ops_listener, ops) = listen(options.ops_listen).await?;
     let serving_ops = service.serve(ops_listener, telemetry::ops::router(service.health.clone()));
     let appender = Arc::new(KafkaAppender::new(&kafka, &[Topic::Events, Topic::References])?);
@@ -52,7 +52,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             let (_, door) = service.doors(&store, rate_limit);
             let collect = Arc::new(Collect::new(appender, service.clock.clone()));
             let app = edge::app(collect::router(collect, &door), &door);
-            let serving = tokio::spawn(edge::serve(listener.listener()?, app, shutdown));
+            let Some(listener) = listener.listener()? else { return Ok(()) };
+            let serving = tokio::spawn(edge::serve(listener, app, shutdown));
             // Who waits for it may be gone.
             let _ = begun.send(());
             Ok(serving.await?)

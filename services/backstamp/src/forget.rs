@@ -6,6 +6,7 @@
 //! asked to take its own out. Facts of sends, waiting events and the reference follow. Each step can be done again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -65,7 +66,7 @@ struct Forgetting<'a> {
     options: &'a Options,
     kafka: KafkaConfig,
     appender: KafkaAppender,
-    store: ScyllaStore,
+    store: Arc<ScyllaStore>,
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
@@ -74,24 +75,17 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let kafka = kafka_of(store.live(), options.pipeline.kafka("backstamp-forget")?);
     let forgetting = Forgetting {
         appender: KafkaAppender::new(&kafka, &[Topic::CampaignEvents, Topic::References])?,
-        store,
+        store: Arc::new(store),
         kafka,
         options: &options,
     };
-    let begun = clock();
     if options.dry_run {
         let rows = forgetting.rows().await?;
         print(options.json, &json!({ "would_erase": counted(&rows) }));
         return Ok(());
     }
-    forgetting.store.forget(&options.account, options.contact, begun).await?;
-    let erased = forgetting.erase_rows().await?;
-    // By now the first stages and the references know, too, and keep no address of it any more.
-    let known_at = begun.plus_ms(FORGOTTEN_AGE_MS_MAX + SLACK_MS);
-    let left_ms = u64::try_from(known_at.0 - clock().0).unwrap_or(0);
-    tokio::time::sleep(Duration::from_millis(left_ms)).await;
-    forgetting.erase_reference(&clock).await?;
-    let (records, sends, waiting) = forgetting.erase_sends(clock()).await?;
+    let begun = clock();
+    let (erased, (records, sends, waiting)) = forgetting.forget(&clock).await?;
     let finished = clock();
     print(
         options.json,
@@ -116,9 +110,39 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Forgets a contact in a keyspace that an ingest fills by `kafka`'s group.
+pub(crate) async fn forget_in(
+    store: Arc<ScyllaStore>,
+    kafka: &KafkaConfig,
+    pipeline: &PipelineOptions,
+    (account, contact): (AccountId, Uuid),
+) -> anyhow::Result<()> {
+    let options = Options { account, contact, pipeline: pipeline.clone(), dry_run: false, json: true };
+    let forgetting = Forgetting {
+        appender: KafkaAppender::new(kafka, &[Topic::CampaignEvents, Topic::References])?,
+        store,
+        kafka: kafka.clone(),
+        options: &options,
+    };
+    forgetting.forget(&system_clock()).await.map(|_| ())
+}
+
 impl Forgetting<'_> {
+    /// Does all of it. Returns the rows that were erased, and what came of [`erase_sends`](Self::erase_sends).
+    async fn forget(&self, clock: &edge::Clock) -> anyhow::Result<(Rows, (u64, u64, u64))> {
+        let begun = clock();
+        self.store.forget(&self.options.account, self.options.contact, begun).await?;
+        let erased = self.erase_rows().await?;
+        // By now the first stages and the references know, too, and keep no address of it any more.
+        let known_at = begun.plus_ms(FORGOTTEN_AGE_MS_MAX + SLACK_MS);
+        let left_ms = u64::try_from(known_at.0 - clock().0).unwrap_or(0);
+        tokio::time::sleep(Duration::from_millis(left_ms)).await;
+        self.erase_reference(clock).await?;
+        Ok((erased, self.erase_sends(clock()).await?))
+    }
+
     async fn rows(&self) -> anyhow::Result<Rows> {
-        Ok(rows_of_contact(&self.store, &self.options.account, self.options.contact).await?)
+        Ok(rows_of_contact(&*self.store, &self.options.account, self.options.contact).await?)
     }
 
     /// Tells every owner, then takes all rows out. Returns which there were.

@@ -31,7 +31,7 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let service = Service::start("query")?;
     let (listener, api) = listen(options.listen).await?;
-    let listener = Arc::new(Shared::new(listener)?);
+    let listener = Shared::new(listener, &service.shutdown)?;
     let (ops_listener, ops) = listen(options.ops_listen).await?;
     let serving_ops = service.serve(ops_listener, telemetry::ops::router(service.health.clone()));
     let until = Arc::new(AtomicI64::new(i64::MIN));
@@ -52,7 +52,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             let door = door.showing(visible);
             let query = Arc::new(Query::new(store, service.clock.clone(), retention_days));
             let app = edge::app(query::router(query, &door), &door);
-            let serving = tokio::spawn(edge::serve(listener.listener()?, app, shutdown));
+            let Some(listener) = listener.listener()? else { return Ok(()) };
+            let serving = tokio::spawn(edge::serve(listener, app, shutdown));
             // Who waits for it may be gone.
             let _ = begun.send(());
             Ok(serving.await?)

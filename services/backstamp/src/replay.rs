@@ -18,9 +18,11 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use ingest::IngestSettings;
 use query::read::{PageRequest, read_page};
 use serde_json::json;
-use timeline::{Span, TimelineId, Timestamp, TypeSet};
+use timeline::{AccountId, Span, TimelineId, TypeSet};
+use uuid::Uuid;
 
 use crate::caught_up::{behind, committed, wait_until_as_far, wait_until_done};
+use crate::forget::forget_in;
 use crate::options::{FilterOptions, PipelineOptions, kafka_of};
 use crate::progress::Progress;
 use crate::run::{Service, say};
@@ -31,6 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const COMPARED_AT_ONCE: usize = 32;
 /// How often timelines that differ are compared again, and how long to wait before that: events come in meanwhile.
 const COMPARE_TRIES: u32 = 5;
+/// How often what the log does not know is copied once everybody was moved.
+const COPY_TRIES: u32 = 30;
 /// Differences that are printed.
 const SHOWN_MAX: usize = 100;
 
@@ -82,8 +86,13 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     };
     event_log::ensure_topics(&kafka, &settings).await?;
     let new = Arc::new(ScyllaStore::connect_beside(&config).await?);
-    // What the log does not know. Contacts that were forgotten come first of all.
-    live.copy_what_the_log_lacks(&new).await?;
+    // Contacts that were forgotten come first of all: before there are rows of theirs. Later, rows are to be taken out.
+    if committed(&kafka, Topic::Events).await?.values().all(|offset| *offset == 0) {
+        for (account, contact) in live.list_forgotten().await? {
+            new.forget(&account, contact, (service.clock)()).await?;
+        }
+    }
+    live.copy_keys_and_letters(&new).await?;
 
     let settings = IngestSettings {
         retention_ms: options.pipeline.retention.retention_ms(),
@@ -101,7 +110,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     });
     let compared = tokio::select! {
         () = service.shutdown.begun() => None,
-        compared = Box::pin(follow_and_compare(&options, &live_kafka, &kafka, &live, &new, (service.clock)())) => {
+        compared = Box::pin(follow_and_compare(&options, &live_kafka, &kafka, &live, &new, &service.clock)) => {
             Some(compared)
         }
     };
@@ -114,8 +123,6 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let moves = !options.stay && differences.is_empty();
     if moves {
         move_over(&live, &live_kafka, &new, &kafka, &target).await?;
-    } else {
-        live.copy_what_the_log_lacks(&new).await?;
     }
     if options.json {
         say(&json!({
@@ -160,12 +167,42 @@ async fn move_over(
         let done = committed(kafka, topic).await?;
         wait_until_as_far(live_kafka, topic, &done).await.context("nothing was moved over")?;
     }
-    live.copy_what_the_log_lacks(new).await?;
+    if !forgotten_meanwhile(live, new).await?.is_empty() {
+        bail!("a contact was forgotten just now: run this again, nothing was moved over");
+    }
+    if live.read_live().await? != *live.live() {
+        bail!("somebody else has moved everybody meanwhile: nothing was moved over by this");
+    }
+    live.copy_keys_and_letters(new).await?;
+    // It says so itself, too: whoever is given its name finds the group that fills it.
+    new.move_to(target).await?;
     live.move_to(target).await?;
-    // Of keys that were made and contacts that were forgotten in between.
-    live.copy_what_the_log_lacks(new).await?;
     tracing::info!(to = target.keyspace, "moved over");
+    // Of keys that were made in between.
+    let mut copied = live.copy_keys_and_letters(new).await;
+    for _ in 1..COPY_TRIES {
+        if copied.is_ok() {
+            break;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        copied = live.copy_keys_and_letters(new).await;
+    }
+    copied.context(
+        "everybody was moved over, but keys that were made or revoked in the last seconds were not copied",
+    )?;
+    for (account, contact) in forgotten_meanwhile(live, new).await? {
+        tracing::error!(account = account.as_str(), %contact, "forgotten while everybody was moved: run forget-contact again");
+    }
     Ok(())
+}
+
+/// The contacts that were forgotten in the live keyspace and not in the new one.
+async fn forgotten_meanwhile(
+    live: &ScyllaStore,
+    new: &ScyllaStore,
+) -> anyhow::Result<Vec<(AccountId, Uuid)>> {
+    let known: BTreeSet<(AccountId, Uuid)> = new.list_forgotten().await?.into_iter().collect();
+    Ok(live.list_forgotten().await?.into_iter().filter(|contact| !known.contains(contact)).collect())
 }
 
 struct Compared {
@@ -180,8 +217,8 @@ async fn follow_and_compare(
     live_kafka: &KafkaConfig,
     kafka: &KafkaConfig,
     live: &ScyllaStore,
-    new: &ScyllaStore,
-    now: Timestamp,
+    new: &Arc<ScyllaStore>,
+    clock: &edge::Clock,
 ) -> anyhow::Result<Compared> {
     let bounds = event_log::bounds(kafka, Topic::Events).await?;
     let total: i64 = bounds.values().map(|(start, end)| end - start).sum();
@@ -196,6 +233,10 @@ async fn follow_and_compare(
     }
     progress.finish();
     wait_until_done(kafka, Topic::CampaignEvents).await?;
+    for contact in forgotten_meanwhile(live, new).await? {
+        forget_in(new.clone(), kafka, &options.pipeline, contact).await?;
+    }
+    let now = clock();
     let now_is_left_out = Span::of_times(
         now.minus_ms(options.pipeline.retention.retention_ms()).plus_ms(MARGIN_MS),
         now.minus_ms(1),
@@ -205,6 +246,9 @@ async fn follow_and_compare(
     ids.extend(new.list_timelines().await?);
     let timelines = ids.len() as u64;
     let differences = comparison.differences(ids).await?;
+    for contact in forgotten_meanwhile(live, new).await? {
+        forget_in(new.clone(), kafka, &options.pipeline, contact).await?;
+    }
     let shown = |(id, what): &(TimelineId, String)| format!("{} {}: {what}", id.account, id.subject);
     Ok(Compared {
         timelines,

@@ -2,15 +2,15 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use axum::Router;
 use edge::{Clock, Door, Keys, Limiter, RateLimit};
 use event_store::scylla::{ScyllaConfig, ScyllaStore};
-use event_store::{EventStore, Stage};
+use event_store::{EventStore, Stage, StoreError};
 use telemetry::health::Health;
 use telemetry::metrics::VISIBLE_UNTIL;
 use telemetry::shutdown::Shutdown;
@@ -30,6 +30,9 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 const BACKLOG: u32 = 4096;
 /// How often it is looked which keyspace is live.
 const FOLLOW_LIVE_EVERY: Duration = Duration::from_secs(2);
+/// How long that may fail before the service is not ready, and what the check is called.
+const FOLLOW_LIVE_MAX: Duration = Duration::from_secs(30);
+const LIVE: &str = "live_keyspace";
 /// How long a keyspace that has become live may take to be as far as the one before.
 const FRESH_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -108,6 +111,7 @@ impl Service {
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let Some(mut store) = self.connect(config).await else { return Ok(()) };
+        self.health.check(LIVE).pass();
         let mut say_ready = Some(say_ready);
         let mut before: Option<(Shutdown, JoinHandle<anyhow::Result<()>>)> = None;
         loop {
@@ -139,30 +143,45 @@ impl Service {
 
     /// Connects to another keyspace once that is live; `None` when the process is told to stop.
     async fn moved(&self, config: &ScyllaConfig, from: &ScyllaStore) -> Option<Arc<ScyllaStore>> {
+        let (check, mut well) = (self.health.check(LIVE), Instant::now());
         loop {
             tokio::select! {
                 () = self.shutdown.begun() => return None,
                 () = tokio::time::sleep(FOLLOW_LIVE_EVERY) => {}
             }
-            // What fails here fails elsewhere, too, and is told there.
-            let Ok(live) = from.read_live().await else { continue };
-            if live == *from.live() {
-                continue;
-            }
-            match ScyllaStore::connect(config).await {
-                Ok(store) => {
-                    tracing::info!(
-                        from = from.live().keyspace,
-                        to = store.live().keyspace,
-                        "moving to another keyspace"
-                    );
-                    return Some(Arc::new(store));
+            match self.moved_to(config, from).await {
+                Ok(moved) => {
+                    well = Instant::now();
+                    check.pass();
+                    if moved.is_some() {
+                        return moved;
+                    }
                 }
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), to = live.keyspace, "the keyspace to move to is not ready, trying again");
+                    let from = &from.live().keyspace;
+                    tracing::warn!(error = %error.chain(), from, "cannot follow to what is live, trying again");
+                    // Whoever goes on from a keyspace that nobody fills any more is not to be asked.
+                    if well.elapsed() > FOLLOW_LIVE_MAX {
+                        check.fail("what is live cannot be followed");
+                    }
                 }
             }
         }
+    }
+
+    /// Connects to the keyspace that is live, where it is another one.
+    async fn moved_to(
+        &self,
+        config: &ScyllaConfig,
+        from: &ScyllaStore,
+    ) -> Result<Option<Arc<ScyllaStore>>, StoreError> {
+        if from.read_live().await? == *from.live() {
+            return Ok(None);
+        }
+        let store = ScyllaStore::connect(config).await?;
+        let (from, to) = (&from.live().keyspace, &store.live().keyspace);
+        tracing::info!(from, to, "moving to another keyspace");
+        Ok(Some(Arc::new(store)))
     }
 
     /// Keeps the check of the store up to date, until `shutdown`.
@@ -271,15 +290,30 @@ pub(crate) async fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, 
 }
 
 /// A listener that can be served from by one round after another, and by two at a time.
-pub(crate) struct Shared(std::net::TcpListener);
+#[derive(Clone)]
+pub(crate) struct Shared(Arc<Mutex<Option<std::net::TcpListener>>>);
 
 impl Shared {
-    pub(crate) fn new(listener: TcpListener) -> anyhow::Result<Shared> {
-        Ok(Shared(listener.into_std().context("a listener can be shared")?))
+    /// It is closed when `shutdown` begins: whoever comes then is refused, and goes elsewhere.
+    pub(crate) fn new(listener: TcpListener, shutdown: &Shutdown) -> anyhow::Result<Shared> {
+        let listener = listener.into_std().context("a listener can be shared")?;
+        let shared = Shared(Arc::new(Mutex::new(Some(listener))));
+        let (closed, shutdown) = (shared.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            shutdown.begun().await;
+            closed.lock().take();
+        });
+        Ok(shared)
     }
 
-    pub(crate) fn listener(&self) -> anyhow::Result<TcpListener> {
-        let listener = self.0.try_clone().and_then(TcpListener::from_std);
+    /// One to be served from; `None` where the process was told to stop.
+    pub(crate) fn listener(&self) -> anyhow::Result<Option<TcpListener>> {
+        let listener = self.lock().as_ref().map(std::net::TcpListener::try_clone).transpose();
+        let listener = listener.and_then(|listener| listener.map(TcpListener::from_std).transpose());
         listener.context("a listener can be shared")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<std::net::TcpListener>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

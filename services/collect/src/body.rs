@@ -59,12 +59,10 @@ impl Room {
             if read > BODY_BYTES_MAX {
                 return Err(Problem::PayloadTooLarge { bytes_max: BODY_BYTES_MAX });
             }
-            self.reserve(&mut room, read)?;
-            if bytes.capacity() < read {
-                // Twice as much each time, but no more than is to come.
-                let wanted = read.max(said.min(2 * read));
-                bytes.reserve(wanted - bytes.len());
-            }
+            // Twice as much each time, but no more than is to come.
+            let wanted = if bytes.capacity() < read { read.max(said.min(2 * read)) } else { read };
+            self.reserve(&mut room, wanted)?;
+            bytes.reserve(wanted - bytes.len());
             bytes.extend_from_slice(&chunk);
         }
         Ok(Held { bytes: bytes.freeze(), _room: room })

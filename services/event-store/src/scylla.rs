@@ -475,16 +475,29 @@ impl ScyllaStore {
         self.read(&self.statements.list_timelines, (), decode_timelines).await
     }
 
-    /// Writes into another keyspace what the log does not know: API keys, contacts that were forgotten, what was done with dead letters.
-    pub async fn copy_what_the_log_lacks(&self, to: &ScyllaStore) -> Result<(), StoreError> {
-        let forgotten = self.list_forgotten().await?;
-        each(forgotten.iter().map(|(account, contact)| to.forget(account, *contact, Timestamp(0))).collect())
-            .await
-            .map(|_: Vec<()>| ())?;
-        let keys = self.list_keys().await?;
+    /// Writes into another keyspace what the log does not know: API keys and what was done with dead letters. What is newer there stays,
+    /// and a key that was revoked in either is.
+    pub async fn copy_keys_and_letters(&self, to: &ScyllaStore) -> Result<(), StoreError> {
+        let there: HashMap<String, KeyRecord> =
+            to.list_keys().await?.into_iter().map(|key| (key.id.clone(), key)).collect();
+        let is_newer = |key: &KeyRecord| {
+            there.get(&key.id).is_none_or(|there| there.revoked_at.is_none() && key.revoked_at.is_some())
+        };
+        let keys: Vec<KeyRecord> = self.list_keys().await?.into_iter().filter(is_newer).collect();
         each(keys.iter().map(|key| to.write_key(key)).collect()).await.map(|_: Vec<()>| ())?;
         let marks: Vec<(String, LetterMark)> = self.letter_marks().await?.into_iter().collect();
-        each(marks.iter().map(|(place, mark)| to.mark_letter(place, *mark)).collect()).await.map(|_| ())
+        let copy = |(place, mark): &(String, LetterMark)| {
+            let (place, mark) = (place.clone(), *mark);
+            async move {
+                match to.mark_letter(&place, mark).await? {
+                    Some(there) if there.at < mark.at => {
+                        to.change_letter(&place, there, mark).await.map(|_| ())
+                    }
+                    _ => Ok(()),
+                }
+            }
+        };
+        each(marks.iter().map(copy).collect()).await.map(|_: Vec<()>| ())
     }
 
     /// Remembers for ever that a contact was forgotten.
