@@ -9,7 +9,7 @@ use event_store::EventStore;
 use query::Query;
 
 use crate::options::{LimitOptions, RetentionOptions, ScyllaOptions};
-use crate::run::{self, Round, Service, Shared, listen};
+use crate::run::{self, Current, Round, Service, listen};
 
 /// The two endpoints from Scylla. Run as many as wanted.
 #[derive(Args)]
@@ -31,14 +31,18 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let service = Service::start("query")?;
     let (listener, api) = listen(options.listen).await?;
-    let listener = Shared::new(listener, &service.shutdown)?;
+    let current = Current::default();
     let (ops_listener, ops) = listen(options.ops_listen).await?;
     let serving_ops = service.serve(ops_listener, telemetry::ops::router(service.health.clone()));
     let until = Arc::new(AtomicI64::new(i64::MIN));
     let (rate_limit, retention_days) = (options.limit.rate_limit, options.retention.retention_days);
-    let say_ready = || service.say_ready(Some(api), ops);
+    let mut serving = None;
+    let say_ready = || {
+        serving = Some(service.serve(listener, current.router()));
+        service.say_ready(Some(api), ops);
+    };
     let round = |Round { store, shutdown, begun }| {
-        let (service, listener, until) = (service.clone(), listener.clone(), until.clone());
+        let (service, current, until) = (service.clone(), current.clone(), until.clone());
         let partitions = event_log::CAMPAIGN_EVENTS_PARTITIONS;
         async move {
             tokio::select! {
@@ -52,14 +56,17 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             let door = door.showing(visible);
             let query = Arc::new(Query::new(store, service.clock.clone(), retention_days));
             let app = edge::app(query::router(query, &door), &door);
-            let Some(listener) = listener.listener()? else { return Ok(()) };
-            let serving = tokio::spawn(edge::serve(listener, app, shutdown));
+            current.put(app);
             // Who waits for it may be gone.
             let _ = begun.send(());
-            Ok(serving.await?)
+            shutdown.begun().await;
+            Ok(())
         }
     };
     service.follow_live(&options.scylla.config(), say_ready, round).await?;
+    if let Some(serving) = serving {
+        serving.await?;
+    }
     serving_ops.await?;
     Ok(())
 }

@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use axum::Router;
+use axum::extract::Request;
 use edge::{Clock, Door, Keys, Limiter, RateLimit};
 use event_store::scylla::{ScyllaConfig, ScyllaStore};
 use event_store::{EventStore, Stage, StoreError};
@@ -18,6 +19,7 @@ use timeline::Timestamp;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tower::ServiceExt;
 
 /// How long to wait before Scylla is tried again at the start.
 const CONNECT_RETRY: Duration = Duration::from_secs(2);
@@ -289,31 +291,21 @@ pub(crate) async fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, 
     Ok((listener, bound))
 }
 
-/// A listener that can be served from by one round after another, and by two at a time.
-#[derive(Clone)]
-pub(crate) struct Shared(Arc<Mutex<Option<std::net::TcpListener>>>);
+/// An app in whose place another is put while it serves: connections stay, requests that have begun end with the one they began with.
+#[derive(Clone, Default)]
+pub(crate) struct Current(Arc<RwLock<Router>>);
 
-impl Shared {
-    /// It is closed when `shutdown` begins: whoever comes then is refused, and goes elsewhere.
-    pub(crate) fn new(listener: TcpListener, shutdown: &Shutdown) -> anyhow::Result<Shared> {
-        let listener = listener.into_std().context("a listener can be shared")?;
-        let shared = Shared(Arc::new(Mutex::new(Some(listener))));
-        let (closed, shutdown) = (shared.clone(), shutdown.clone());
-        tokio::spawn(async move {
-            shutdown.begun().await;
-            closed.lock().take();
-        });
-        Ok(shared)
+impl Current {
+    pub(crate) fn put(&self, app: Router) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = app;
     }
 
-    /// One to be served from; `None` where the process was told to stop.
-    pub(crate) fn listener(&self) -> anyhow::Result<Option<TcpListener>> {
-        let listener = self.lock().as_ref().map(std::net::TcpListener::try_clone).transpose();
-        let listener = listener.and_then(|listener| listener.map(TcpListener::from_std).transpose());
-        listener.context("a listener can be shared")
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<std::net::TcpListener>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is to be served.
+    pub(crate) fn router(&self) -> Router {
+        let current = self.clone();
+        Router::new().fallback(async move |request: Request| {
+            let app = current.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+            app.oneshot(request).await
+        })
     }
 }
