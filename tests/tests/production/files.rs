@@ -177,6 +177,8 @@ async fn the_manifests_are_by_their_schemas_and_belong_together() {
     }
     assert_eq!(workloads, 4);
     let scaled = &documents("deploy/kubernetes/lag-scaling/scaledobject.yaml")[0];
+    let schema = serde_json::from_str(&repository_file("deploy/schemas/keda-scaledobject.json")).unwrap();
+    assert_valid(&schema, scaled, "scaledobject.yaml");
     assert_eq!(scaled["spec"]["scaleTargetRef"]["name"], "backstamp-ingest");
 }
 
