@@ -10,7 +10,7 @@ use event_log::{Appender, KafkaAppender, Topic};
 use event_store::EventStore;
 
 use crate::options::{KafkaOptions, LimitOptions, ScyllaOptions};
-use crate::run::{Current, Round, Service, listen};
+use crate::run::{Service, listen};
 
 /// How often the log is looked at.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -35,38 +35,19 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let service = Service::start("collect")?;
     let kafka = options.kafka.config("backstamp-collect", "")?;
-    let (listener, api) = listen(options.listen).await?;
-    let current = Current::default();
+    let api = listen(options.listen).await?;
     let (ops_listener, ops) = listen(options.ops_listen).await?;
     let serving_ops = service.serve(ops_listener, telemetry::ops::router(service.health.clone()));
     let appender = Arc::new(KafkaAppender::new(&kafka, &[Topic::Events, Topic::References])?);
     let checked = appender.clone();
     tokio::spawn(service.health.check("log").keep(CHECK_EVERY, async move || checked.check().await));
     let rate_limit = options.limit.rate_limit;
-    let mut serving = None;
-    let say_ready = || {
-        serving = Some(service.serve(listener, current.router()));
-        service.say_ready(Some(api), ops);
+    let build = |store: Arc<dyn EventStore>, _| {
+        let (_, door) = service.doors(&store, rate_limit);
+        let collect = Arc::new(Collect::new(appender.clone(), service.clock.clone()));
+        std::future::ready(edge::app(collect::router(collect, &door), &door))
     };
-    let round = |Round { store, shutdown, begun }| {
-        let (service, current, appender) = (service.clone(), current.clone(), appender.clone());
-        async move {
-            let store: Arc<dyn EventStore> = store;
-            service.watch_store(&store, &shutdown);
-            let (_, door) = service.doors(&store, rate_limit);
-            let collect = Arc::new(Collect::new(appender, service.clock.clone()));
-            let app = edge::app(collect::router(collect, &door), &door);
-            current.put(app);
-            // Who waits for it may be gone.
-            let _ = begun.send(());
-            shutdown.begun().await;
-            Ok(())
-        }
-    };
-    service.follow_live(&options.scylla.config(), say_ready, round).await?;
-    if let Some(serving) = serving {
-        serving.await?;
-    }
+    service.serve_live(&options.scylla.config(), api, ops, build).await?;
     serving_ops.await?;
     Ok(())
 }

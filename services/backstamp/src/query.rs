@@ -9,7 +9,7 @@ use event_store::EventStore;
 use query::Query;
 
 use crate::options::{LimitOptions, RetentionOptions, ScyllaOptions};
-use crate::run::{self, Current, Round, Service, listen};
+use crate::run::{self, Service, listen};
 
 /// The two endpoints from Scylla. Run as many as wanted.
 #[derive(Args)]
@@ -30,43 +30,24 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let service = Service::start("query")?;
-    let (listener, api) = listen(options.listen).await?;
-    let current = Current::default();
+    let api = listen(options.listen).await?;
     let (ops_listener, ops) = listen(options.ops_listen).await?;
     let serving_ops = service.serve(ops_listener, telemetry::ops::router(service.health.clone()));
     let until = Arc::new(AtomicI64::new(i64::MIN));
     let (rate_limit, retention_days) = (options.limit.rate_limit, options.retention.retention_days);
-    let mut serving = None;
-    let say_ready = || {
-        serving = Some(service.serve(listener, current.router()));
-        service.say_ready(Some(api), ops);
-    };
-    let round = |Round { store, shutdown, begun }| {
-        let (service, current, until) = (service.clone(), current.clone(), until.clone());
+    let build = |store: Arc<dyn EventStore>, shutdown| {
+        let (service, until) = (service.clone(), until.clone());
         let partitions = event_log::CAMPAIGN_EVENTS_PARTITIONS;
         async move {
-            tokio::select! {
-                () = shutdown.begun() => return Ok(()),
-                () = run::wait_until_as_fresh(&store, partitions, &until) => {}
-            }
-            let store: Arc<dyn EventStore> = store;
-            service.watch_store(&store, &shutdown);
+            run::wait_until_as_fresh(store.as_ref(), partitions, &until).await;
             let (door, _) = service.doors(&store, rate_limit);
-            let visible = run::follow_progress(store.clone(), partitions, until, shutdown.clone()).await;
+            let visible = run::follow_progress(store.clone(), partitions, until, shutdown).await;
             let door = door.showing(visible);
             let query = Arc::new(Query::new(store, service.clock.clone(), retention_days));
-            let app = edge::app(query::router(query, &door), &door);
-            current.put(app);
-            // Who waits for it may be gone.
-            let _ = begun.send(());
-            shutdown.begun().await;
-            Ok(())
+            edge::app(query::router(query, &door), &door)
         }
     };
-    service.follow_live(&options.scylla.config(), say_ready, round).await?;
-    if let Some(serving) = serving {
-        serving.await?;
-    }
+    service.serve_live(&options.scylla.config(), api, ops, build).await?;
     serving_ops.await?;
     Ok(())
 }

@@ -143,6 +143,46 @@ impl Service {
         }
     }
 
+    /// Serves the API at `listener` by the app that `build` makes of the keyspace that is live, see [`Service::follow_live`]: connections
+    /// stay where another becomes live, and requests that have begun end with the app that they began with.
+    pub(crate) async fn serve_live<F>(
+        &self,
+        config: &ScyllaConfig,
+        (listener, api): (TcpListener, SocketAddr),
+        ops: SocketAddr,
+        build: impl Fn(Arc<dyn EventStore>, Shutdown) -> F,
+    ) -> anyhow::Result<()>
+    where
+        F: Future<Output = Router> + Send + 'static,
+    {
+        let (current, mut serving) = (Current::default(), None);
+        let say_ready = || {
+            serving = Some(self.serve(listener, current.router()));
+            self.say_ready(Some(api), ops);
+        };
+        let round = |Round { store, shutdown, begun }| {
+            let store: Arc<dyn EventStore> = store;
+            let (service, current) = (self.clone(), current.clone());
+            let app = build(store.clone(), shutdown.clone());
+            async move {
+                tokio::select! {
+                    () = shutdown.begun() => return Ok(()),
+                    app = app => current.put(app),
+                }
+                service.watch_store(&store, &shutdown);
+                // Who waits for it may be gone.
+                let _ = begun.send(());
+                shutdown.begun().await;
+                Ok(())
+            }
+        };
+        self.follow_live(config, say_ready, round).await?;
+        if let Some(serving) = serving {
+            serving.await?;
+        }
+        Ok(())
+    }
+
     /// Connects to another keyspace once that is live; `None` when the process is told to stop.
     async fn moved(&self, config: &ScyllaConfig, from: &ScyllaStore) -> Option<Arc<ScyllaStore>> {
         let (check, mut well) = (self.health.check(LIVE), Instant::now());
@@ -224,7 +264,7 @@ pub(crate) struct Round {
 
 /// Waits until a keyspace is as far as what was shown already, before it is shown in its place; not for ever, and then what is
 /// shown goes back.
-pub(crate) async fn wait_until_as_fresh(store: &ScyllaStore, partitions: i32, shown: &AtomicI64) {
+pub(crate) async fn wait_until_as_fresh(store: &dyn EventStore, partitions: i32, shown: &AtomicI64) {
     let begun = Instant::now();
     loop {
         let progress = store.read_progress(Stage::Own).await.unwrap_or_default();
@@ -293,15 +333,15 @@ pub(crate) async fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, 
 
 /// An app in whose place another is put while it serves: connections stay, requests that have begun end with the one they began with.
 #[derive(Clone, Default)]
-pub(crate) struct Current(Arc<RwLock<Router>>);
+struct Current(Arc<RwLock<Router>>);
 
 impl Current {
-    pub(crate) fn put(&self, app: Router) {
+    fn put(&self, app: Router) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = app;
     }
 
     /// What is to be served.
-    pub(crate) fn router(&self) -> Router {
+    fn router(&self) -> Router {
         let current = self.clone();
         Router::new().fallback(async move |request: Request| {
             let app = current.0.read().unwrap_or_else(PoisonError::into_inner).clone();
