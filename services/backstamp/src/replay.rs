@@ -196,6 +196,19 @@ async fn move_over(
     Ok(())
 }
 
+/// Takes contacts that were forgotten in the live keyspace out of the new one, while its ingest runs.
+async fn forget_meanwhile(
+    live: &ScyllaStore,
+    new: &Arc<ScyllaStore>,
+    kafka: &KafkaConfig,
+    pipeline: &PipelineOptions,
+) -> anyhow::Result<()> {
+    for contact in forgotten_meanwhile(live, new).await? {
+        forget_in(new.clone(), kafka, pipeline, contact).await?;
+    }
+    Ok(())
+}
+
 /// The contacts that were forgotten in the live keyspace and not in the new one.
 async fn forgotten_meanwhile(
     live: &ScyllaStore,
@@ -233,9 +246,7 @@ async fn follow_and_compare(
     }
     progress.finish();
     wait_until_done(kafka, Topic::CampaignEvents).await?;
-    for contact in forgotten_meanwhile(live, new).await? {
-        forget_in(new.clone(), kafka, &options.pipeline, contact).await?;
-    }
+    forget_meanwhile(live, new, kafka, &options.pipeline).await?;
     let now = clock();
     let now_is_left_out = Span::of_times(
         now.minus_ms(options.pipeline.retention.retention_ms()).plus_ms(MARGIN_MS),
@@ -246,9 +257,7 @@ async fn follow_and_compare(
     ids.extend(new.list_timelines().await?);
     let timelines = ids.len() as u64;
     let differences = comparison.differences(ids).await?;
-    for contact in forgotten_meanwhile(live, new).await? {
-        forget_in(new.clone(), kafka, &options.pipeline, contact).await?;
-    }
+    forget_meanwhile(live, new, kafka, &options.pipeline).await?;
     let shown = |(id, what): &(TimelineId, String)| format!("{} {}: {what}", id.account, id.subject);
     Ok(Compared {
         timelines,

@@ -104,9 +104,8 @@ impl ScyllaStore {
             return ScyllaStore::prepare(session, config, live).await;
         }
         let moved = ScyllaConfig { keyspace: live.keyspace.clone(), ..config.clone() };
-        let session = session::open(&moved, config.request_timeout).await?;
-        schema::check(&session, &live.keyspace).await?;
-        ScyllaStore::prepare(session, config, live).await
+        let store = ScyllaStore::connect_beside(&moved).await?;
+        Ok(ScyllaStore { home: config.keyspace.clone(), live, ..store })
     }
 
     /// Connects to the keyspace of `config` itself, whichever is live.
