@@ -1,11 +1,17 @@
 //! The store on a real server: that it keeps its promises, and that its schema is applied, checked and guarded.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use backstamp_tests::servers::Cassandra;
 use backstamp_tests::{servers, unique_name};
 use event_store::scylla::{Applied, ScyllaConfig, ScyllaStore, apply_schema};
 use event_store::{EventStore, StoreError, conformance};
+use futures::future::join_all;
+
+/// Changes of the schema, and who reads meanwhile.
+const SCHEMA_CHANGES: u64 = 20;
+const READERS: usize = 64;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_store_keeps_every_promise() {
@@ -67,6 +73,35 @@ async fn a_schema_that_does_not_fit_is_named() {
     assert!(refused().await.contains("lacks migration 0001_tables"));
     apply_schema(&config, None).await.unwrap();
     store.check().await.unwrap();
+    cassandra.drop_keyspace(&config.keyspace).await;
+}
+
+/// Each change makes the server forget what is prepared, some of it between its being prepared again and its use.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_outlive_changes_of_the_schema() {
+    let (cassandra, config) = keyspace().await;
+    apply_schema(&config, None).await.unwrap();
+    let store = ScyllaStore::connect(&config).await.unwrap();
+    let is_over = AtomicBool::new(false);
+    let read = async || {
+        let mut count = 0;
+        while !is_over.load(Ordering::SeqCst) {
+            assert!(store.read_key("none").await.unwrap().is_none());
+            count += 1;
+        }
+        count
+    };
+    let change = async {
+        let session = cassandra.session().await;
+        for n in 0..SCHEMA_CHANGES {
+            let change = format!("ALTER TABLE {}.api_keys ADD later_{n} text", config.keyspace);
+            session.query_unpaged(change, ()).await.unwrap();
+        }
+        is_over.store(true, Ordering::SeqCst);
+    };
+    let (reads, ()) = tokio::join!(join_all((0..READERS).map(|_| read())), change);
+    let reads: u64 = reads.into_iter().sum();
+    assert!(reads > SCHEMA_CHANGES, "only {reads} requests");
     cassandra.drop_keyspace(&config.keyspace).await;
 }
 

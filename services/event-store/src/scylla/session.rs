@@ -10,7 +10,8 @@ use ::scylla::client::PoolSize;
 use ::scylla::client::execution_profile::ExecutionProfile;
 use ::scylla::client::session::{Session, TlsContext};
 use ::scylla::client::session_builder::SessionBuilder;
-use ::scylla::policies::retry::DefaultRetryPolicy;
+use ::scylla::errors::{DbError, RequestAttemptError};
+use ::scylla::policies::retry::{DefaultRetryPolicy, RequestInfo, RetryDecision, RetryPolicy, RetrySession};
 use ::scylla::statement::{Consistency, SerialConsistency};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -85,7 +86,7 @@ impl fmt::Debug for ScyllaConfig {
 /// Opens a session whose requests may take `request_timeout`.
 ///
 /// A request that found its node gone or overloaded is tried at the next one, each node once, which hides the loss of a
-/// node; every other retry is left to the caller.
+/// node; what the node has forgotten, because of a change of the schema, is prepared once more; every other retry is left to the caller.
 pub(super) async fn open(config: &ScyllaConfig, request_timeout: Duration) -> Result<Session, StoreError> {
     let failed = |cause: Box<dyn std::error::Error + Send + Sync>| StoreError::new("connect", cause);
     check_keyspace_name(&config.keyspace).map_err(|message| failed(message.into()))?;
@@ -93,7 +94,7 @@ pub(super) async fn open(config: &ScyllaConfig, request_timeout: Duration) -> Re
         .consistency(Consistency::LocalQuorum)
         .serial_consistency(Some(SerialConsistency::Serial))
         .request_timeout(Some(request_timeout))
-        .retry_policy(Arc::new(DefaultRetryPolicy::new()))
+        .retry_policy(Arc::new(Retries))
         .build();
     let mut builder = SessionBuilder::new()
         .known_nodes(&config.nodes)
@@ -110,6 +111,42 @@ pub(super) async fn open(config: &ScyllaConfig, request_timeout: Duration) -> Re
         builder = builder.tls_context(Some(tls(ca).map_err(failed)?));
     }
     Box::pin(builder.build()).await.map_err(|error| failed(error.into()))
+}
+
+/// How often one request's statement is prepared once more. The driver does so by itself, but only once: a change of the schema may come between that
+/// and its use. Nothing was executed, so any statement may be tried.
+const PREPARED_AGAIN_MAX: u32 = 10;
+
+/// Those of the driver, and of what is not prepared any more.
+#[derive(Debug)]
+struct Retries;
+
+struct Retrying {
+    others: Box<dyn RetrySession>,
+    prepared_again: u32,
+}
+
+impl RetryPolicy for Retries {
+    fn new_session(&self) -> Box<dyn RetrySession> {
+        Box::new(Retrying { others: DefaultRetryPolicy::new().new_session(), prepared_again: 0 })
+    }
+}
+
+impl RetrySession for Retrying {
+    fn decide_should_retry(&mut self, request: RequestInfo<'_>) -> RetryDecision {
+        let is_unprepared =
+            matches!(request.error, RequestAttemptError::DbError(DbError::Unprepared { .. }, _));
+        if is_unprepared && self.prepared_again < PREPARED_AGAIN_MAX {
+            self.prepared_again += 1;
+            return RetryDecision::RetrySameTarget(None);
+        }
+        self.others.decide_should_retry(request)
+    }
+
+    fn reset(&mut self) {
+        self.others.reset();
+        self.prepared_again = 0;
+    }
 }
 
 /// Whether `keyspace` can stand in a statement as it is: names cannot be bound like values.
