@@ -270,7 +270,6 @@ fn counted(rows: &Rows) -> Value {
         "contact_rows": count(|subject| matches!(subject, Subject::Contact(_))),
         "campaign_rows": count(|subject| matches!(subject, Subject::Campaign(_))),
         "campaigns": campaigns,
-        "rows_by_campaign": count(|subject| matches!(subject, Subject::ContactCampaign(..))),
     })
 }
 

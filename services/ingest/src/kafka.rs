@@ -232,7 +232,9 @@ impl<C: Consumer> Worker<C> {
                 })
                 .collect();
             owner.work(&self.clock, work).await;
-            self.publish("publish_orders", owner.take_orders().iter().map(outgoing_order).collect()).await;
+            for orders in owner.take_orders() {
+                self.publish("publish_orders", orders.iter().map(outgoing_order).collect()).await;
+            }
             show_delay((self.clock)(), &occurred, &published);
             self.commit(&batch, &lost).await;
             timer.stop();

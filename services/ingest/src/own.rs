@@ -17,7 +17,7 @@ use event_store::{Columns, EventStore, Head, RowGroup, RowWrite, StoreError, Sto
 use futures::stream::{self, StreamExt};
 use telemetry::metrics;
 use timeline::row::{PlacedRow, RowKey, stored_stamp};
-use timeline::tally::{FIRST_PART, LeafRead, Node, NodeRead, Parts, Root, Sizes, Tree};
+use timeline::tally::{FIRST_PART, LeafRead, Node, NodeRead, Parts, ROOT_CELL, Root, Sizes, Tree};
 use timeline::time::DAY_MS;
 use timeline::{EventType, Id, Order, Position, RowBody, Span, Subject, TimelineId, Timestamp, TypeSet};
 use uuid::Uuid;
@@ -43,6 +43,9 @@ const PAIR_ROWS_MAX: u64 = 65_536;
 /// batch that touches them. One contact may be over.
 const PAIR_ROWS_A_BATCH: u64 = 16_384;
 const PAIR_BYTES_A_BATCH: usize = 16 << 20;
+/// Parts that an earlier owner may have begun that its successor has not: one in the batch whose numbers came too late, and one
+/// for all that it goes on with.
+const PARTS_AHEAD: u32 = 2;
 /// How often memory is looked at.
 const FORGET_EVERY_BATCHES: u64 = 4;
 /// Small timelines that are remembered at least, some 30 bytes each.
@@ -87,8 +90,8 @@ pub struct Owner {
     /// Their rows, by claim, timeline and position.
     small_rows: Recent<Seen>,
     forgotten: Arc<Forgotten>,
-    /// What other owners are to do, before what was worked on may be committed.
-    orders: Vec<Order>,
+    /// Rows of contacts that are to be taken out by order.
+    orders: Vec<(TimelineId, Uuid, RowKey)>,
 }
 
 /// What was written of an event.
@@ -182,6 +185,12 @@ impl Groups {
             self.list.push(Group { partition, id: row.timeline.clone(), rows: vec![row] });
         }
     }
+
+    /// A row of which the key is all that matters.
+    fn push_key(&mut self, partition: i32, timeline: TimelineId, key: RowKey) {
+        let row = PlacedRow { timeline, key, stamp: 0, completes: false, counts: false, body: Vec::new() };
+        self.push(partition, row);
+    }
 }
 
 /// A row that is to be taken out, because of its contact.
@@ -189,9 +198,29 @@ struct Erasure {
     partition: i32,
     timeline: TimelineId,
     key: RowKey,
+    reason: Reason,
+}
+
+/// Why a row is to be taken out.
+#[derive(Default)]
+struct Reason {
     contact: Uuid,
-    /// The campaign of a contact's row, where it is known.
-    campaign: Option<Id>,
+    /// The campaigns of a contact's row, as far as it came with them. Their owners are told of them by whoever does this.
+    campaigns: BTreeSet<Id>,
+    /// Whether it was ordered: then the owner of its campaign is told already.
+    is_ordered: bool,
+}
+
+/// Why rows are to be taken out, by timeline and position.
+type Reasons = HashMap<(TimelineId, Position), Reason>;
+
+impl Reason {
+    /// One more of the same row.
+    fn add(&mut self, Reason { contact, campaigns, is_ordered }: Reason) {
+        self.contact = contact;
+        self.campaigns.extend(campaigns);
+        self.is_ordered = is_ordered;
+    }
 }
 
 /// A contact's row that is left out is in no list of its rows, while its other one may stand on its campaign since before the owner
@@ -201,10 +230,9 @@ fn order_to_campaign(
     campaign: Option<&Id>,
     key: &RowKey,
     contact: Uuid,
-) -> Option<Order> {
+) -> Option<(TimelineId, Uuid, RowKey)> {
     let shows = matches!(timeline.subject, Subject::Contact(_)) && TypeSet::CAMPAIGN.contains(key.event_type);
-    let timeline = TimelineId::campaign(&timeline.account, campaign.filter(|_| shows)?);
-    Some(Order::Erase { timeline, contact, keys: vec![key.clone()] })
+    Some((TimelineId::campaign(&timeline.account, campaign.filter(|_| shows)?), contact, key.clone()))
 }
 
 /// A row that stands, on its way once more.
@@ -345,22 +373,20 @@ impl Owner {
         }
     }
 
-    /// What the owners of other timelines are to do, each said once and a contact's rows of a timeline together: to be published
-    /// before what was worked on is committed.
-    pub fn take_orders(&mut self) -> Vec<Order> {
-        let (mut orders, mut rows) = (Vec::new(), BTreeMap::<(TimelineId, Uuid), BTreeSet<RowKey>>::new());
-        for order in std::mem::take(&mut self.orders) {
-            match order {
-                Order::Erase { timeline, contact, keys } => {
-                    rows.entry((timeline, contact)).or_default().extend(keys);
-                }
-                order => orders.push(order),
-            }
+    /// What owners of timelines are to do, each said once and a contact's rows of a timeline together: to be published before what was worked
+    /// on is committed, and of the two steps the first before the second is begun. It goes to campaigns; the second is what this
+    /// owner does itself once they are told.
+    pub fn take_orders(&mut self) -> [Vec<Order>; 2] {
+        let mut steps = [(); 2].map(|()| BTreeMap::<(TimelineId, Uuid), BTreeSet<RowKey>>::new());
+        for (timeline, contact, key) in std::mem::take(&mut self.orders) {
+            let step = usize::from(!matches!(timeline.subject, Subject::Campaign(_)));
+            steps[step].entry((timeline, contact)).or_default().insert(key);
         }
-        orders.extend(
-            rows.iter().flat_map(|((timeline, contact), keys)| Order::erase(timeline, *contact, keys)),
-        );
-        orders
+        steps.map(|rows| {
+            let orders =
+                rows.iter().flat_map(|((timeline, contact), keys)| Order::erase(timeline, *contact, keys));
+            orders.collect()
+        })
     }
 
     /// Does what an operator asks of the owner of `partition`, which was taken over under its claim. Returns once it is acknowledged.
@@ -373,8 +399,7 @@ impl Owner {
                     partition,
                     timeline: timeline.clone(),
                     key: key.clone(),
-                    contact: *contact,
-                    campaign: None,
+                    reason: Reason { contact: *contact, is_ordered: true, ..Reason::default() },
                 });
                 self.erase(clock, erasures.collect()).await;
             }
@@ -397,7 +422,9 @@ impl Owner {
                         let campaign = RowBody::decode(&row.body).ok().and_then(|body| body.campaign);
                         let PlacedRow { timeline, key, .. } = row;
                         self.orders.extend(order_to_campaign(&timeline, campaign.as_ref(), &key, contact));
-                        erasures.push(Erasure { partition: *partition, timeline, key, contact, campaign });
+                        let campaigns = campaign.into_iter().collect();
+                        let reason = Reason { contact, campaigns, is_ordered: false };
+                        erasures.push(Erasure { partition: *partition, timeline, key, reason });
                     }
                 }
             }
@@ -409,48 +436,128 @@ impl Owner {
 
     /// Takes rows out of timelines that are owned. On a campaign each leaves a mark at its position, so that copies of its event which
     /// come later are told; a contact's whole timeline is left out anyway.
+    ///
+    /// A contact's row is the last that goes: by what stands there it is known where else its event does.
     async fn erase(&mut self, clock: &Clock, mut erasures: Vec<Erasure>) {
         let now = clock();
         // What has expired disappears by itself.
         erasures.retain(|of| of.key.position.at.plus_ms(self.settings.retention_ms) >= now);
-        while !erasures.is_empty() {
-            erasures = self.erase_once(clock, erasures).await;
-        }
-    }
-
-    /// Returns what stands once more by campaign, and is to be taken out there, too.
-    async fn erase_once(&mut self, clock: &Clock, erasures: Vec<Erasure>) -> Vec<Erasure> {
-        let (mut groups, mut of) = (Groups::default(), HashMap::new());
-        for Erasure { partition, timeline, key, contact, campaign } in erasures {
-            of.insert((timeline.clone(), key.position.clone()), (contact, campaign));
-            let row =
-                PlacedRow { timeline, key, stamp: 0, completes: false, counts: false, body: Vec::new() };
-            groups.push(partition, row);
+        let (mut groups, mut reasons) = (Groups::default(), Reasons::new());
+        for Erasure { partition, timeline, key, reason } in erasures {
+            reasons.entry((timeline.clone(), key.position.clone())).or_default().add(reason);
+            groups.push_key(partition, timeline, key);
         }
         let mut touched = self.touch(groups.list).await;
         self.read_unread(&mut touched).await;
-        let (mut writes, mut pairs) = (Vec::new(), Vec::new());
+        let mut pairs = Groups::default();
         for timeline in &mut touched {
-            let of_row = |key: &RowKey| of[&(timeline.id.clone(), key.position.clone())].clone();
-            if let (Subject::Contact(_), Keys::Tree(tree)) = (&timeline.id.subject, &timeline.held.keys)
-                && tree.root().paired
+            self.find_pairs(timeline, &reasons, &mut pairs).await;
+        }
+        self.erase_pairs(clock, pairs.list).await;
+        self.erase_touched(clock, touched, &reasons).await;
+    }
+
+    /// Where a contact's rows that are to be taken out stand once more by campaign, or may come to: an earlier owner that has not heard may
+    /// be placing them there, whatever is known here.
+    ///
+    /// What stands may be of a campaign that what came does not name (it waited for its send, or says something else), whose owner is not told
+    /// yet. Such a row is not taken out now, but by an order that comes behind the one to that owner.
+    async fn find_pairs(&mut self, touched: &mut Touched, reasons: &Reasons, pairs: &mut Groups) {
+        let Touched { partition, id, held, rows, .. } = touched;
+        let Subject::Contact(contact) = id.subject else { return };
+        let (this, timeline, keys) = (&*self, &*id, &held.keys);
+        let found: Vec<(PlacedRow, Option<(RowKey, Id)>)> = stream::iter(std::mem::take(rows))
+            .map(|row| async move {
+                let position = &row.key.position;
+                let Some(seen) = keys.find(position) else { return (row, None) };
+                let there = until_done("read_erased", || this.row_at(timeline, keys, position, seen)).await;
+                let standing = there
+                    .and_then(|StoredRow { key, body }| Some((key, RowBody::decode(&body).ok()?.campaign?)));
+                (row, standing)
+            })
+            .buffered(STORE_REQUESTS_MAX)
+            .collect()
+            .await;
+        for (row, standing) in found {
+            let reason = &reasons[&(id.clone(), row.key.position.clone())];
+            let told = |campaign| {
+                TypeSet::CAMPAIGN.contains(row.key.event_type) && reason.campaigns.contains(campaign)
+            };
+            if let Some((key, campaign)) = &standing
+                && let Some(order) = order_to_campaign(id, Some(campaign), key, contact)
+                && !reason.is_ordered
+                && !told(campaign)
             {
-                for PlacedRow { key, .. } in &timeline.rows {
-                    let (contact, Some(campaign)) = of_row(key) else { continue };
-                    pairs.push(Erasure {
-                        partition: timeline.partition,
-                        timeline: TimelineId::contact_campaign(&timeline.id.account, contact, &campaign),
-                        key: key.clone(),
-                        contact,
-                        campaign: None,
-                    });
-                }
+                self.orders.extend([order, (id.clone(), contact, key.clone())]);
+                continue;
             }
-            let erased = self.rows_to_erase(timeline, |key| of_row(key).0).await;
-            self.erase_rows(clock, timeline, &erased).await;
-            let mut positions: Vec<Position> = erased.into_iter().map(|key| key.position).collect();
-            positions.dedup();
-            timeline.held.keys.remove(&positions);
+            let came = reason.campaigns.iter().map(|campaign| (&row.key, campaign));
+            for (key, campaign) in came.chain(standing.as_ref().map(|(key, campaign)| (key, campaign))) {
+                let pair = TimelineId::contact_campaign(&id.account, contact, campaign);
+                pairs.push_key(*partition, pair, key.clone());
+            }
+            rows.push(row);
+        }
+    }
+
+    /// Takes rows out where they stand by campaign. A timeline that nobody has marked as known has none, and is not marked because of this:
+    /// what an earlier owner may be writing there yet is deleted, and its numbers are said to be none.
+    async fn erase_pairs(&mut self, clock: &Clock, pairs: Vec<Group>) {
+        if pairs.is_empty() {
+            return;
+        }
+        let ids: Vec<TimelineId> = pairs.iter().map(|group| group.id.clone()).collect();
+        let heads = until_done("read_heads", || self.read_heads(&ids)).await;
+        let is_known: HashMap<TimelineId, bool> =
+            ids.into_iter().zip(heads.into_iter().map(|head| head.0)).collect();
+        let (known, unknown): (Vec<Group>, Vec<Group>) =
+            pairs.into_iter().partition(|group| is_known[&group.id]);
+        let ttl_s = self.tally_ttl_s();
+        let treeless = unknown.iter().filter_map(|Group { partition, id, .. }| {
+            let (stamp, cells) = (self.next_stamp(*partition)?, vec![(ROOT_CELL, Root::NONE.to_vec())]);
+            Some(TallyWrite { timeline: id.clone(), stamp, ttl_s, cells })
+        });
+        let treeless: Vec<TallyWrite> = treeless.collect();
+        if !treeless.is_empty() {
+            until_done("write_tallies", || self.store.write_tallies(&treeless)).await;
+        }
+        let parts = Keys::Few(Vec::new()).parts_ever();
+        let rows = unknown
+            .into_iter()
+            .map(|group| (group.id, parts.clone(), group.rows.into_iter().map(|row| row.key).collect()));
+        self.delete(rows.collect()).await;
+        let mut touched = self.touch(known).await;
+        self.read_unread(&mut touched).await;
+        self.erase_touched(clock, touched, &Reasons::new()).await;
+    }
+
+    /// Takes the rows out that timelines were brought in for, and counts what is left.
+    async fn erase_touched(&mut self, clock: &Clock, touched: Vec<Touched>, reasons: &Reasons) {
+        let this = &*self;
+        let (mut touched, erased): (Vec<Touched>, Vec<Vec<RowKey>>) = stream::iter(touched)
+            .map(|timeline| async move {
+                let keys = this.rows_to_erase(&timeline, reasons).await;
+                (timeline, keys)
+            })
+            .buffered(STORE_REQUESTS_MAX)
+            .unzip()
+            .await;
+        let rows = touched
+            .iter()
+            .zip(&erased)
+            .map(|(timeline, keys)| (timeline.id.clone(), timeline.held.keys.parts_ever(), keys.clone()));
+        self.delete(rows.collect()).await;
+        let mut positions: Vec<Vec<Position>> = Vec::with_capacity(erased.len());
+        for (timeline, keys) in touched.iter_mut().zip(erased) {
+            let mut erased: Vec<Position> = keys.into_iter().map(|key| key.position).collect();
+            erased.dedup();
+            timeline.held.keys.remove(&erased);
+            positions.push(erased);
+        }
+        // Now, for without them a timeline may have begun another part.
+        self.mark(clock, &touched, &positions).await;
+        let mut writes = Vec::new();
+        for (timeline, positions) in touched.iter_mut().zip(positions) {
             if matches!(timeline.id.subject, Subject::Campaign(_)) {
                 let seen = Seen { event_type: EventType::Erased, rank: MARK_RANK };
                 let marked: Vec<(Position, Seen)> = positions.iter().map(|at| (at.clone(), seen)).collect();
@@ -464,12 +571,11 @@ impl Owner {
             until_done("write_tallies", || self.store.write_tallies(&writes)).await;
         }
         self.hold(touched);
-        pairs
     }
 
     /// Which keys to take out of a timeline whose leaves are here: those asked for, and what stands at their positions under another
     /// type. Not what was marked before, nor what another contact has there.
-    async fn rows_to_erase(&self, touched: &Touched, contact_of: impl Fn(&RowKey) -> Uuid) -> Vec<RowKey> {
+    async fn rows_to_erase(&self, touched: &Touched, reasons: &Reasons) -> Vec<RowKey> {
         let Touched { id, held, rows, .. } = touched;
         let mut erased = BTreeSet::new();
         for PlacedRow { key, .. } in rows {
@@ -481,7 +587,8 @@ impl Owner {
             if let (Some(seen), Subject::Campaign(_)) = (seen, &id.subject) {
                 let there = until_done("read_erased", || self.row_at(id, &held.keys, position, seen)).await;
                 let contact = there.and_then(|row| RowBody::contact_of(&row.body));
-                if contact.is_some_and(|contact| contact != contact_of(key)) {
+                let erased = reasons.get(&(id.clone(), position.clone())).map(|reason| reason.contact);
+                if contact.is_some_and(|contact| Some(contact) != erased) {
                     continue;
                 }
             }
@@ -491,6 +598,7 @@ impl Owner {
         erased.into_iter().collect()
     }
 
+    /// The row that stands at `position`: where an event stands in two parts, the row of the greater rank is it.
     async fn row_at(
         &self,
         id: &TimelineId,
@@ -498,42 +606,48 @@ impl Owner {
         position: &Position,
         event_type: EventType,
     ) -> Result<Option<StoredRow>, StoreError> {
+        let mut rows = Vec::new();
         for part in keys.parts_at(position) {
             let (types, span) = (TypeSet::of(&[event_type]), Span::only(position));
-            let rows = self.store.read_rows(id, part, types, &span, Columns::All, 1).await?;
-            if let Some(row) = rows.into_iter().next() {
-                return Ok(Some(row));
-            }
+            rows.extend(self.store.read_rows(id, part, types, &span, Columns::All, 1).await?);
         }
-        Ok(None)
+        Ok(rows.into_iter().max_by_key(|row| RowBody::rank_of(&row.body)))
     }
 
-    /// Deletes rows wherever they may stand or be written yet, then, on a campaign, marks their places. In this order: where there is a
-    /// mark, nothing more is to be done.
-    async fn erase_rows(&self, clock: &Clock, touched: &Touched, erased: &[RowKey]) {
-        let Touched { id, held, .. } = touched;
-        let deletes = stream::iter(erased.to_vec()).map(|key| async move {
-            for part in held.keys.parts_ever() {
-                let (keys, stamp) = (std::slice::from_ref(&key), (key.position.at.0 + 1) * 1000);
-                until_done("erase_rows", || self.store.delete_rows(id, part, keys, stamp)).await;
-            }
+    /// Deletes rows in each of the parts that they may stand in or be written to yet.
+    async fn delete(&self, rows: Vec<(TimelineId, std::ops::Range<u32>, Vec<RowKey>)>) {
+        let rows = rows.into_iter().flat_map(|(id, parts, keys)| {
+            keys.into_iter().flat_map(move |key| {
+                let id = id.clone();
+                parts.clone().map(move |part| (id.clone(), part, key.clone()))
+            })
+        });
+        let deletes = stream::iter(rows).map(|(id, part, key)| async move {
+            let (keys, stamp) = (std::slice::from_ref(&key), (key.position.at.0 + 1) * 1000);
+            until_done("erase_rows", || self.store.delete_rows(&id, part, keys, stamp)).await;
         });
         deletes.buffer_unordered(STORE_REQUESTS_MAX).collect::<Vec<()>>().await;
-        if !matches!(id.subject, Subject::Campaign(_)) {
-            return;
+    }
+
+    /// Marks the places of rows that were taken out of campaigns. After they are deleted: where there is a mark, nothing more is to be done.
+    async fn mark(&self, clock: &Clock, touched: &[Touched], erased: &[Vec<Position>]) {
+        let mut groups = Vec::<RowGroup<'_>>::new();
+        for (Touched { id, held, .. }, positions) in touched.iter().zip(erased) {
+            if !matches!(id.subject, Subject::Campaign(_)) {
+                continue;
+            }
+            let mut by_part = BTreeMap::<u32, Vec<RowWrite>>::new();
+            for position in positions {
+                by_part.entry(held.keys.part_for(position)).or_default().push(RowWrite {
+                    key: mark_at(position.clone()),
+                    stamp: stored_stamp(position.at, MARK_RANK),
+                    expires_at: position.at.plus_ms(self.settings.retention_ms + ROW_GRACE_MS),
+                    body: RowBody { rank: MARK_RANK, ..RowBody::default() }.encode(),
+                    is_new: false,
+                });
+            }
+            groups.extend(by_part.into_iter().map(|(part, rows)| RowGroup { timeline: id, part, rows }));
         }
-        let mut by_part = BTreeMap::<u32, Vec<RowWrite>>::new();
-        for RowKey { position, .. } in erased {
-            by_part.entry(held.keys.part_for(position)).or_default().push(RowWrite {
-                key: mark_at(position.clone()),
-                stamp: stored_stamp(position.at, MARK_RANK),
-                expires_at: position.at.plus_ms(self.settings.retention_ms + ROW_GRACE_MS),
-                body: RowBody { rank: MARK_RANK, ..RowBody::default() }.encode(),
-                is_new: false,
-            });
-        }
-        let groups: Vec<RowGroup<'_>> =
-            by_part.into_iter().map(|(part, rows)| RowGroup { timeline: id, part, rows }).collect();
         if !groups.is_empty() {
             until_done("write_marks", || self.store.write_rows(clock(), &groups)).await;
         }
@@ -702,10 +816,7 @@ impl Owner {
             loaded.push(match root {
                 Some(root) => Keys::Tree(Box::new(Tree::take_over(root, self.settings.sizes))),
                 None if writes_unseen => {
-                    if let Some(partition) = self.partitions.get_mut(partition) {
-                        partition.stamp += 1;
-                        treeless.push((id.clone(), partition.stamp));
-                    }
+                    treeless.extend(self.next_stamp(*partition).map(|stamp| (id.clone(), stamp)));
                     Keys::Unread(Bound { rows: 0, is_counted: !is_known })
                 }
                 None if is_known => Keys::Unread(Bound { rows: 0, is_counted: false }),
@@ -1045,9 +1156,15 @@ impl Owner {
         if cells.is_empty() {
             return None;
         }
-        let partition = self.partitions.get_mut(partition)?;
+        let stamp = self.next_stamp(*partition)?;
+        Some(TallyWrite { timeline: id.clone(), stamp, ttl_s: self.tally_ttl_s(), cells })
+    }
+
+    /// The stamp of the next numbers of a partition.
+    fn next_stamp(&mut self, partition: i32) -> Option<i64> {
+        let partition = self.partitions.get_mut(&partition)?;
         partition.stamp += 1;
-        Some(TallyWrite { timeline: id.clone(), stamp: partition.stamp, ttl_s: self.tally_ttl_s(), cells })
+        Some(partition.stamp)
     }
 
     /// A cell must outlive every row that it counts; rows may be a day ahead when they are written.
@@ -1122,12 +1239,13 @@ impl Keys {
         }
     }
 
-    /// Every part that any row may ever have been written to.
+    /// Every part that any row may ever have been written to, or may be by an earlier owner that wakes up late.
     fn parts_ever(&self) -> std::ops::Range<u32> {
-        match self {
-            Keys::Unread(_) | Keys::Few(_) => FIRST_PART..FIRST_PART + 1,
-            Keys::Tree(tree) => tree.parts_ever(),
-        }
+        let next = match self {
+            Keys::Unread(_) | Keys::Few(_) => FIRST_PART + 1,
+            Keys::Tree(tree) => tree.next_part(),
+        };
+        FIRST_PART..next + PARTS_AHEAD
     }
 
     /// Takes rows out that no longer stand.

@@ -139,7 +139,7 @@ async fn contact_rows(
     Ok(told.collect())
 }
 
-/// Every row of a contact, by timeline: its own, its campaigns', and what stands once more by campaign.
+/// Every row of a contact, by timeline: its own, and its campaigns'. What stands once more by campaign is told by its own.
 ///
 /// # Errors
 ///
@@ -152,23 +152,18 @@ pub async fn rows_of_contact(
     let id = TimelineId::contact(account, contact);
     let root = store.read_tallies(&id, &[ROOT_CELL]).await?.pop().flatten();
     let root = root.map_or(Ok(None), |root| decode(Root::read(&root)))?;
-    let parts: BTreeSet<u32> = match &root {
+    let parts: BTreeSet<u32> = match root {
         None => [FIRST_PART].into(),
         Some(root) => root.entries.iter().flat_map(|entry| entry.parts.iter().copied()).collect(),
     };
     let mut rows = BTreeMap::<TimelineId, BTreeSet<RowKey>>::new();
     for part in parts {
         for row in store.read_rows(&id, part, TypeSet::ALL, &Span::all(), Columns::All, usize::MAX).await? {
-            let campaign = decode(RowBody::decode(&row.body))?.campaign;
-            if let Some(campaign) = &campaign {
-                if TypeSet::CAMPAIGN.contains(row.key.event_type) {
-                    let of_campaign = TimelineId::campaign(account, campaign);
-                    rows.entry(of_campaign).or_default().insert(row.key.clone());
-                }
-                if root.as_ref().is_some_and(|root| root.paired) {
-                    let pair = TimelineId::contact_campaign(account, contact, campaign);
-                    rows.entry(pair).or_default().insert(row.key.clone());
-                }
+            if let Some(campaign) = decode(RowBody::decode(&row.body))?.campaign
+                && TypeSet::CAMPAIGN.contains(row.key.event_type)
+            {
+                let of_campaign = TimelineId::campaign(account, &campaign);
+                rows.entry(of_campaign).or_default().insert(row.key.clone());
             }
             rows.entry(id.clone()).or_default().insert(row.key);
         }

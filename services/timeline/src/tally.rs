@@ -662,9 +662,9 @@ impl Tree {
         self.root.entries[self.root.entry_at(position)].parts.clone()
     }
 
-    /// Every part that any row may ever have been written to: an earlier owner that wakes up late knows of fewer, and of their old bounds.
-    pub fn parts_ever(&self) -> std::ops::Range<u32> {
-        FIRST_PART..self.root.next_part
+    /// The part that is begun next: no row of this owner's was written there.
+    pub fn next_part(&self) -> u32 {
+        self.root.next_part
     }
 
     /// Every row that was seen lies between oldest and newest, whoever wrote it.
