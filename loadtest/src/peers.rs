@@ -25,6 +25,7 @@ mod topic;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,7 @@ use crate::measure::Usage;
 use crate::mix::Mix;
 use crate::options::MixOptions;
 use connect::Connect;
+use freshness::Load;
 use ours::Ours;
 use servers::Servers;
 
@@ -111,8 +113,9 @@ async fn measure_ours(
     let mut found = json!({ "flat_out": shown(&measured) });
     if let Some(fresh_s) = fresh_s {
         let per_s = measured.per_s() / 2.0;
-        let events = (per_s * fresh_s as f64) as u64;
-        found["fresh"] = json!(ours.freshness(&another(mix, "fresh", events), per_s).await?);
+        let mix = another(mix, "fresh", (per_s * fresh_s as f64) as u64);
+        let first = Duration::from_secs(fresh_s / 3);
+        found["fresh"] = json!(ours.freshness(Load { mix: &mix, per_s, first }).await?);
     }
     ours.remove().await?;
     Ok(found)
@@ -125,8 +128,9 @@ async fn measure_connect(servers: &Servers, mix: &Mix, fresh_s: Option<u64>) -> 
     let mut found = json!({ "flat_out": shown(&measured) });
     if let Some(fresh_s) = fresh_s {
         let per_s = measured.per_s() / 2.0;
-        let events = (per_s * fresh_s as f64) as u64;
-        found["fresh"] = json!(connect.freshness(&another(mix, "fresh", events), per_s).await?);
+        let mix = another(mix, "fresh", (per_s * fresh_s as f64) as u64);
+        let first = Duration::from_secs(fresh_s / 3);
+        found["fresh"] = json!(connect.freshness(Load { mix: &mix, per_s, first }).await?);
     }
     connect.remove().await?;
     Ok(found)

@@ -24,7 +24,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::freshness::{self, Fresh, Marker};
+use super::freshness::{self, Fresh, Load, Marker};
 use super::servers::Servers;
 use super::topic::{self, Outgoing, Publisher};
 use super::{ACCOUNT, Measured, table};
@@ -156,32 +156,23 @@ impl<'a> Connect<'a> {
         })
     }
 
-    /// Measures how fresh both tables are while a mix is published at `per_s` events a second.
-    pub(crate) async fn freshness(&mut self, mix: &Mix, per_s: f64) -> anyhow::Result<Fresh> {
+    /// Measures how fresh both tables are under a load.
+    pub(crate) async fn freshness(&mut self, load: Load<'_>) -> anyhow::Result<Fresh> {
         let mut meters = vec![Meter::start("Kafka Connect", self.server.pid())?];
         meters.extend(self.servers.meters()?);
         self.put("resume").await?;
         self.bring_to("RUNNING").await?;
         let is_visible = async |marker: &Marker| {
-            let campaign = self.rows_of(&self.by_campaign, &marker.id);
-            let contact = self.rows_of(&self.by_contact, &marker.contact);
-            let (campaign, contact) = tokio::try_join!(campaign, contact)?;
-            Ok(campaign == 1 && contact == 1)
+            Ok(self.rows_of(&self.by_campaign, &marker.id).await? == 1
+                && self.rows_of(&self.by_contact, &marker.contact).await? == 1)
         };
-        let (per_s, delay_ms) = freshness::measure(
-            self.publisher(freshness::LINGER_MS)?,
-            mix,
-            ACCOUNT,
-            to_their_form,
-            per_s,
-            is_visible,
-        )
-        .await?;
-        self.rows += mix.count() + delay_ms.count as u64 + 1;
+        let publisher = self.publisher(freshness::LINGER_MS)?;
+        let delays = freshness::measure(publisher, load, ACCOUNT, to_their_form, is_visible).await?;
+        self.rows += load.mix.count() + delays.markers();
         let usage = meters.iter().map(Meter::read).collect::<Result<_, _>>()?;
         self.put("pause").await?;
         self.bring_to("PAUSED").await?;
-        Ok(Fresh { name: "Kafka Connect".to_owned(), per_s, delay_ms, usage })
+        Ok(delays.of("Kafka Connect", usage))
     }
 
     /// Ends it, and removes its topics and tables.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use super::freshness::{self, Fresh, Marker, as_it_is};
+use super::freshness::{self, Fresh, Load, Marker, as_it_is};
 use super::servers::{Servers, Service, Stack};
 use super::topic::{self, Publisher};
 use super::{ACCOUNT, Measured, table};
@@ -71,8 +71,8 @@ impl<'a> Ours<'a> {
         })
     }
 
-    /// Measures how fresh the endpoints are, as `query` answers them, while a mix is published at `per_s` events a second.
-    pub(crate) async fn freshness(&mut self, mix: &Mix, per_s: f64) -> anyhow::Result<Fresh> {
+    /// Measures how fresh the endpoints are, as `query` answers them, under a load.
+    pub(crate) async fn freshness(&mut self, load: Load<'_>) -> anyhow::Result<Fresh> {
         let key = self.stack.create_key(ACCOUNT).await?;
         let (ingest, query) = tokio::try_join!(self.stack.ingest(), self.stack.query())?;
         let url = query.url.clone().context("it says where it is")?;
@@ -87,19 +87,15 @@ impl<'a> Ours<'a> {
         let is_visible = async |marker: &Marker| {
             let campaign = format!("{url}/v1/campaigns/{}/events", marker.id);
             let contact = format!("{url}/contacts/{}/events", marker.contact);
-            let (campaign, contact) = tokio::try_join!(
-                self.total(&campaign, &key, "/meta/total"),
-                self.total(&contact, &key, "/pagination/total")
-            )?;
-            Ok(campaign == 1 && contact == 1)
+            Ok(self.total(&campaign, &key, "/meta/total").await? == 1
+                && self.total(&contact, &key, "/pagination/total").await? == 1)
         };
-        let (per_s, delay_ms) =
-            freshness::measure(publisher, mix, ACCOUNT, as_it_is, per_s, is_visible).await?;
-        self.events += mix.count() + delay_ms.count as u64 + 1;
+        let delays = freshness::measure(publisher, load, ACCOUNT, as_it_is, is_visible).await?;
+        self.events += load.mix.count() + delays.markers();
         let usage = meters.iter().map(Meter::read).collect::<Result<_, _>>()?;
         ingest.drain().await?;
         query.drain().await?;
-        Ok(Fresh { name: "Backstamp".to_owned(), per_s, delay_ms, usage })
+        Ok(delays.of("Backstamp", usage))
     }
 
     /// Removes its tables and topics.

@@ -48,7 +48,7 @@ const PARTITIONS: u32 = event_log::CAMPAIGN_EVENTS_PARTITIONS.cast_unsigned();
 /// Each batch becomes a message for each of the 64 partitions that it has rows for: one that waits a moment for more makes far fewer of them,
 /// and of the batches behind it.
 const PLACE_LIMITS: BatchLimits =
-    BatchLimits { records_max: 4000, bytes_max: 4 << 20, linger: Duration::from_millis(30) };
+    BatchLimits { records_max: 4000, bytes_max: 4 << 20, linger: Duration::from_millis(60) };
 /// A message of the internal topic holds many rows, or few where little comes.
 const OWN_LIMITS: BatchLimits =
     BatchLimits { records_max: 2000, bytes_max: 2 << 20, linger: Duration::from_millis(20) };
