@@ -44,7 +44,7 @@ const SOURCES: [(&str, &str); 2] = [
 const PARTITIONS: i32 = 12;
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often the store is asked how far the rows are.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a load may take, and how long a request to Connect may take to have its effect.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(1800);
 const STATE_TIMEOUT: Duration = Duration::from_secs(60);

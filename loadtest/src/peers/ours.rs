@@ -18,8 +18,8 @@ use crate::measure::{Meter, Usage};
 use crate::mix::Mix;
 
 const EVENTS: &str = "mail.events";
-/// How often progress is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often progress is looked at. More often it is a tenth of what `ingest` does.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Without progress for so long, all is taken for done, and counted.
 const QUIET_MIN: Duration = Duration::from_secs(1);
 /// Without progress for so long, it has failed.

@@ -43,9 +43,9 @@ const PAIR_ROWS_MAX: u64 = 65_536;
 /// batch that touches them. One contact may be over.
 const PAIR_ROWS_A_BATCH: u64 = 16_384;
 const PAIR_BYTES_A_BATCH: usize = 16 << 20;
-/// Parts that an earlier owner may have begun that its successor has not: one in the batch whose numbers came too late, and one
-/// for all that it goes on with.
-const PARTS_AHEAD: u32 = 2;
+/// Parts that an earlier owner may have begun that its successor has not: those of the batch whose numbers came too late, and those of what it
+/// goes on with.
+const PARTS_AHEAD: u32 = 4;
 /// How often memory is looked at.
 const FORGET_EVERY_BATCHES: u64 = 4;
 /// Small timelines that are remembered at least, some 30 bytes each.
@@ -478,8 +478,10 @@ impl Owner {
             .buffered(STORE_REQUESTS_MAX)
             .collect()
             .await;
+        let mut found_pairs = BTreeSet::new();
         for (row, standing) in found {
             let reason = &reasons[&(id.clone(), row.key.position.clone())];
+            found_pairs.extend(reason.campaigns.iter().map(|campaign| (campaign.clone(), row.key.clone())));
             let told = |campaign| {
                 TypeSet::CAMPAIGN.contains(row.key.event_type) && reason.campaigns.contains(campaign)
             };
@@ -491,12 +493,11 @@ impl Owner {
                 self.orders.extend([order, (id.clone(), contact, key.clone())]);
                 continue;
             }
-            let came = reason.campaigns.iter().map(|campaign| (&row.key, campaign));
-            for (key, campaign) in came.chain(standing.as_ref().map(|(key, campaign)| (key, campaign))) {
-                let pair = TimelineId::contact_campaign(&id.account, contact, campaign);
-                pairs.push_key(*partition, pair, key.clone());
-            }
+            found_pairs.extend(standing.map(|(key, campaign)| (campaign, key)));
             rows.push(row);
+        }
+        for (campaign, key) in found_pairs {
+            pairs.push_key(*partition, TimelineId::contact_campaign(&id.account, contact, &campaign), key);
         }
     }
 
@@ -577,24 +578,30 @@ impl Owner {
     /// type. Not what was marked before, nor what another contact has there.
     async fn rows_to_erase(&self, touched: &Touched, reasons: &Reasons) -> Vec<RowKey> {
         let Touched { id, held, rows, .. } = touched;
-        let mut erased = BTreeSet::new();
-        for PlacedRow { key, .. } in rows {
-            let position = &key.position;
-            let seen = held.keys.find(position);
-            if seen == Some(EventType::Erased) {
-                continue;
-            }
-            if let (Some(seen), Subject::Campaign(_)) = (seen, &id.subject) {
-                let there = until_done("read_erased", || self.row_at(id, &held.keys, position, seen)).await;
-                let contact = there.and_then(|row| RowBody::contact_of(&row.body));
-                let erased = reasons.get(&(id.clone(), position.clone())).map(|reason| reason.contact);
-                if contact.is_some_and(|contact| Some(contact) != erased) {
-                    continue;
+        let is_campaign = matches!(id.subject, Subject::Campaign(_));
+        let keys = rows.iter().map(|row| row.key.clone()).collect::<Vec<RowKey>>();
+        let erased: Vec<Vec<RowKey>> = stream::iter(keys)
+            .map(|key| async move {
+                let position = &key.position;
+                let Some(seen) = held.keys.find(position) else { return vec![key] };
+                if seen == EventType::Erased {
+                    return Vec::new();
                 }
-            }
-            erased.extend(seen.map(|event_type| RowKey { position: position.clone(), event_type }));
-            erased.insert(key.clone());
-        }
+                if is_campaign {
+                    let there =
+                        until_done("read_erased", || self.row_at(id, &held.keys, position, seen)).await;
+                    let contact = there.and_then(|row| RowBody::contact_of(&row.body));
+                    let erased = reasons.get(&(id.clone(), position.clone())).map(|reason| reason.contact);
+                    if contact.is_some_and(|contact| Some(contact) != erased) {
+                        return Vec::new();
+                    }
+                }
+                vec![RowKey { position: position.clone(), event_type: seen }, key]
+            })
+            .buffered(STORE_REQUESTS_MAX)
+            .collect()
+            .await;
+        let erased: BTreeSet<RowKey> = erased.into_iter().flatten().collect();
         erased.into_iter().collect()
     }
 
