@@ -217,7 +217,8 @@ async fn each_alert_fires_when_it_is_caused_and_clears_afterwards() {
     site.ingest.stop();
     let mut behind = 0;
     for _ in 0..5 {
-        behind = site.topics.publish(EVENTS, None, b"lost", Some(0)).await.1 + 1;
+        // Each as large as what one fetch takes: the one that was under way when the process stopped has the first.
+        behind = site.topics.publish(EVENTS, None, &[b'x'; 100_000], Some(0)).await.1 + 1;
     }
     site.topics.delete_records(EVENTS, 0, behind).await;
     site.ingest.cont();
