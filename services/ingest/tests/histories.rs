@@ -62,7 +62,7 @@ const STEPS_OF_REST: u64 = 200;
 /// Histories that `cargo test` runs.
 const HISTORIES: u64 = 1000;
 /// Histories within which each fault is found.
-const FOUND_WITHIN: u64 = 5000;
+const FOUND_WITHIN: u64 = 20_000;
 
 /// Runs one history; what does not hold at the end, and how many requests there were.
 async fn run(seed: u64, fault: Fault) -> Result<u64, String> {

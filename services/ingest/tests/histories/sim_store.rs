@@ -256,6 +256,9 @@ impl EventStore for SimStore {
                     _ => stamp,
                 };
                 for (cell, bytes) in cells {
+                    if fault == Fault::TreelessUnsaid && bytes == Root::NONE {
+                        continue;
+                    }
                     let written = Cell { stamp, written_at: now, until, value: Some(bytes) };
                     put(&mut state.tallies, (timeline.clone(), cell), written);
                 }
