@@ -343,8 +343,8 @@ impl Owner {
             }
             writes.extend(self.tallies_of(now, timeline));
         }
-        for writes in [writes, last].iter().filter(|writes| !writes.is_empty()) {
-            until_done("write_tallies", || self.store.write_tallies(writes)).await;
+        for writes in [writes, last] {
+            self.write_tallies(&writes).await;
         }
 
         self.hold(touched);
@@ -447,8 +447,7 @@ impl Owner {
             reasons.entry((timeline.clone(), key.position.clone())).or_default().add(reason);
             groups.push_key(partition, timeline, key);
         }
-        let mut touched = self.touch(groups.list).await;
-        self.read_unread(&mut touched).await;
+        let mut touched = self.touch_whole(groups.list).await;
         let mut pairs = Groups::default();
         for timeline in &mut touched {
             self.find_pairs(timeline, &reasons, &mut pairs).await;
@@ -519,16 +518,13 @@ impl Owner {
             Some(TallyWrite { timeline: id.clone(), stamp, ttl_s, cells })
         });
         let treeless: Vec<TallyWrite> = treeless.collect();
-        if !treeless.is_empty() {
-            until_done("write_tallies", || self.store.write_tallies(&treeless)).await;
-        }
+        self.write_tallies(&treeless).await;
         let parts = Keys::Few(Vec::new()).parts_ever();
         let rows = unknown
             .into_iter()
             .map(|group| (group.id, parts.clone(), group.rows.into_iter().map(|row| row.key).collect()));
         self.delete(rows.collect()).await;
-        let mut touched = self.touch(known).await;
-        self.read_unread(&mut touched).await;
+        let touched = self.touch_whole(known).await;
         self.erase_touched(clock, touched, &Reasons::new()).await;
     }
 
@@ -568,9 +564,7 @@ impl Owner {
             }
             writes.extend(self.tallies_of(clock(), timeline));
         }
-        if !writes.is_empty() {
-            until_done("write_tallies", || self.store.write_tallies(&writes)).await;
-        }
+        self.write_tallies(&writes).await;
         self.hold(touched);
     }
 
@@ -668,8 +662,7 @@ impl Owner {
         owned.timelines.remove(id);
         self.small.take(self.digester.of((owned.claim, id)));
         self.small_rows = Recent::new(SMALL_ROWS_HELD);
-        let mut touched = self.touch(vec![Group { partition, id: id.clone(), rows: Vec::new() }]).await;
-        self.read_unread(&mut touched).await;
+        let mut touched = self.touch_whole(vec![Group { partition, id: id.clone(), rows: Vec::new() }]).await;
         let mut writes = Vec::new();
         for timeline in &mut touched {
             match &mut timeline.held.keys {
@@ -686,10 +679,22 @@ impl Owner {
             }
             writes.extend(self.tallies_of(clock(), timeline));
         }
-        if !writes.is_empty() {
-            until_done("write_tallies", || self.store.write_tallies(&writes)).await;
-        }
+        self.write_tallies(&writes).await;
         self.hold(touched);
+    }
+
+    /// Brings timelines in as [`Self::touch`] does, and reads the small ones whole.
+    async fn touch_whole(&mut self, groups: Vec<Group>) -> Vec<Touched> {
+        let mut touched = self.touch(groups).await;
+        self.read_unread(&mut touched).await;
+        touched
+    }
+
+    /// Writes cells of trees, if there are any.
+    async fn write_tallies(&self, writes: &[TallyWrite]) {
+        if !writes.is_empty() {
+            until_done("write_tallies", || self.store.write_tallies(writes)).await;
+        }
     }
 
     /// Reads small timelines that need not have been read.
