@@ -15,7 +15,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use event_store::{
     Columns, EventStore, Head, ReferenceWrite, RowGroup, RowWrite, SendWrite, StoreError, StoredReference,
-    StoredRow, TallyWrite, Waiting,
+    StoredRow, StoredTally, TallyWrite, Waiting,
 };
 use futures::{TryStreamExt, stream};
 use ingest::Clock;
@@ -421,7 +421,7 @@ impl EventStore for Recorder {
         &self,
         _timeline: &TimelineId,
         cells: &[u32],
-    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+    ) -> Result<Vec<Option<StoredTally>>, StoreError> {
         Ok(vec![None; cells.len()])
     }
 

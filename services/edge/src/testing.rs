@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use event_store::embedded::EmbeddedStore;
 use event_store::{
     Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, Stage, StoreError, StoredReference,
-    StoredRow, TallyWrite, Waiting,
+    StoredRow, StoredTally, TallyWrite, Waiting,
 };
 use tempfile::TempDir;
 use timeline::key::{KEY_RANDOM_BYTES, KeyRecord, Permission, digest_key, format_key, key_id};
@@ -195,7 +195,7 @@ reach_first! {
     fn write_tallies(tallies: &[TallyWrite]) -> ();
     fn take_treeless(timelines: &[(TimelineId, i64)], ttl_s: u32) -> ();
     fn read_heads(timelines: &[TimelineId]) -> Vec<Head>;
-    fn read_tallies(timeline: &TimelineId, cells: &[u32]) -> Vec<Option<Vec<u8>>>;
+    fn read_tallies(timeline: &TimelineId, cells: &[u32]) -> Vec<Option<StoredTally>>;
     fn write_sends(now: Timestamp, sends: &[SendWrite]) -> ();
     fn read_sends(messages: &[(AccountId, Id)]) -> Vec<Option<SendFacts>>;
     fn put_waiting(now: Timestamp, waiting: &[Waiting]) -> ();

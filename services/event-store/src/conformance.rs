@@ -152,7 +152,8 @@ impl Scene {
     }
 
     async fn read_tallies(&self, timeline: &TimelineId, cells: &[u32]) -> Vec<Option<Vec<u8>>> {
-        self.store.read_tallies(timeline, cells).await.expect("tallies are read")
+        let tallies = self.store.read_tallies(timeline, cells).await.expect("tallies are read");
+        tallies.into_iter().map(|tally| tally.map(|tally| tally.bytes)).collect()
     }
 
     async fn write_send(&self, message: &str, facts: &SendFacts, stamp: i64, expires_at: Timestamp) {

@@ -48,7 +48,7 @@ use self::cells::{Cell, Life};
 use crate::timing::timed;
 use crate::{
     Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
-    TallyWrite, Waiting, newest_first,
+    StoredTally, TallyWrite, Waiting, newest_first,
 };
 
 /// How much memory, and how long.
@@ -287,11 +287,17 @@ impl EventStore for EmbeddedStore {
         &self,
         timeline: &TimelineId,
         cells: &[u32],
-    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+    ) -> Result<Vec<Option<StoredTally>>, StoreError> {
         self.read("read_tallies", |tables| {
             // One instant for all cells, so that none of a batch is seen without the others.
             let snapshot = tables.database.snapshot();
-            let read = |cell: &u32| read_cell(&snapshot, &tables.tallies, &keys::tally(timeline, *cell));
+            let mut key = keys::tally(timeline, ROOT_CELL);
+            let read = |cell: &u32| {
+                keys::set_cell(&mut key, *cell);
+                let Some(stored) = snapshot.get(&tables.tallies, &key)? else { return Ok(None) };
+                let Cell { stamp, bytes, .. } = Cell::decode(&stored)?;
+                Ok(bytes.map(|bytes| StoredTally { stamp, bytes: bytes.to_vec() }))
+            };
             cells.iter().map(read).collect()
         })
         .await

@@ -82,7 +82,7 @@ pub trait EventStore: Send + Sync + 'static {
         &self,
         timeline: &TimelineId,
         cells: &[u32],
-    ) -> Result<Vec<Option<Vec<u8>>>, StoreError>;
+    ) -> Result<Vec<Option<StoredTally>>, StoreError>;
 
     /// Remembers what sends knew.
     async fn write_sends(&self, now: Timestamp, sends: &[SendWrite]) -> Result<(), StoreError>;
@@ -223,6 +223,15 @@ pub struct StoredRow {
 fn newest_first(one: &StoredRow, other: &StoredRow) -> std::cmp::Ordering {
     let newest_first = other.key.position.cmp(&one.key.position);
     newest_first.then_with(|| one.key.event_type.cmp(&other.key.event_type))
+}
+
+/// A cell of a timeline's tree as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredTally {
+    /// The write timestamp: of what is written under the same there is but one.
+    pub stamp: i64,
+    /// What the cell holds.
+    pub bytes: Vec<u8>,
 }
 
 /// Cells of one timeline's tree.

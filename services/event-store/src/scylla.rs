@@ -54,7 +54,7 @@ use self::statements::{Statement, Statements};
 use crate::timing::timed;
 use crate::{
     Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, Stage, StoreError, StoredReference,
-    StoredRow, TallyWrite, Waiting, newest_first,
+    StoredRow, StoredTally, TallyWrite, Waiting, newest_first,
 };
 
 pub use self::inspect::inspect;
@@ -284,15 +284,16 @@ impl EventStore for ScyllaStore {
         &self,
         timeline: &TimelineId,
         cells: &[u32],
-    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+    ) -> Result<Vec<Option<StoredTally>>, StoreError> {
         let (account, subject) = (timeline.account.as_str(), timeline.subject.to_string());
         let mut wanted: Vec<i32> = cells.iter().map(|cell| cell.cast_signed()).collect();
         wanted.sort_unstable();
         wanted.dedup();
         let subject = subject.as_str();
         let read = |chunk| self.read(&self.statements.read_tallies, (account, subject, chunk), decode_cells);
-        let found: Vec<Vec<(u32, Vec<u8>)>> = each(wanted.chunks(CELLS_READ_MAX).map(read).collect()).await?;
-        let found: HashMap<u32, Vec<u8>> = found.into_iter().flatten().collect();
+        let found: Vec<Vec<(u32, StoredTally)>> =
+            each(wanted.chunks(CELLS_READ_MAX).map(read).collect()).await?;
+        let found: HashMap<u32, StoredTally> = found.into_iter().flatten().collect();
         Ok(cells.iter().map(|cell| found.get(cell).cloned()).collect())
     }
 
@@ -707,10 +708,10 @@ fn row_key(event_type: i8, at: i64, id: &str) -> Result<RowKey, Cause> {
     Ok(RowKey { position: Position { at: Timestamp(at), id: id.into() }, event_type })
 }
 
-fn decode_cells(page: &QueryRowsResult, cells: &mut Vec<(u32, Vec<u8>)>) -> Result<(), Cause> {
-    for row in page.rows::<(i32, Vec<u8>)>()? {
-        let (cell, bytes) = row?;
-        cells.push((cell.cast_unsigned(), bytes));
+fn decode_cells(page: &QueryRowsResult, cells: &mut Vec<(u32, StoredTally)>) -> Result<(), Cause> {
+    for row in page.rows::<(i32, Vec<u8>, i64)>()? {
+        let (cell, bytes, stamp) = row?;
+        cells.push((cell.cast_unsigned(), StoredTally { stamp, bytes }));
     }
     Ok(())
 }

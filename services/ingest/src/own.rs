@@ -13,7 +13,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
-use event_store::{Columns, EventStore, Head, RowGroup, RowWrite, StoreError, StoredRow, TallyWrite};
+use event_store::{
+    Columns, EventStore, Head, RowGroup, RowWrite, StoreError, StoredRow, StoredTally, TallyWrite,
+};
 use futures::stream::{self, StreamExt};
 use telemetry::metrics;
 use timeline::row::{PlacedRow, RowKey, stored_stamp};
@@ -945,8 +947,8 @@ impl Owner {
         touched
     }
 
-    async fn put_node(&self, id: &TimelineId, tree: &mut Tree, read: &NodeRead, stored: Option<Vec<u8>>) {
-        if let Some(node) = stored.and_then(|stored| Node::decode(&stored).ok())
+    async fn put_node(&self, id: &TimelineId, tree: &mut Tree, read: &NodeRead, stored: Option<StoredTally>) {
+        if let Some(node) = stored.and_then(|stored| Node::decode(&stored.bytes).ok())
             && tree.put_stored(read, node)
         {
             return;

@@ -33,14 +33,16 @@ use std::time::Duration;
 use broker::{Broker, READ};
 use fault::Fault;
 use group::Group;
-use ledger::Ledger;
+use ledger::{Ledger, read_meanwhile};
 use operator::Operator;
 use plan::{Plan, contact_of};
+use query::trees::Trees;
 use sim::Sim;
 use sim_store::SimStore;
 use timeline::tally::Sizes;
 use timeline::time::DAY_MS;
 use timeline::{AccountId, TimelineId};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 const RETENTION_MS: i64 = 180 * DAY_MS;
@@ -82,6 +84,8 @@ async fn run(seed: u64, fault: Fault) -> Result<u64, String> {
         (sim.writes_unseen && sim.chance(0.5)).then(|| contact_of(1 + sim.pick(2)).parse().unwrap());
     let (forgotten_at, mut forgetting) = (sim.random(1..350), None);
     let (mut records, mut rested) = (plan.records.iter(), 0);
+    let timelines: Vec<TimelineId> = plan.known.iter().cloned().collect();
+    let (trees, mut reading) = (Arc::new(Trees::default()), None::<JoinHandle<()>>);
     for step in 1_u64.. {
         sleep(STEP).await;
         let calm = step > 400;
@@ -108,6 +112,10 @@ async fn run(seed: u64, fault: Fault) -> Result<u64, String> {
             if group.has_failed() {
                 return Err("a worker ended".into());
             }
+        }
+        if !timelines.is_empty() && sim.chance(0.2) && reading.as_ref().is_none_or(JoinHandle::is_finished) {
+            let id = timelines[sim.pick(timelines.len())].clone();
+            reading = Some(tokio::spawn(read_meanwhile(sim.clone(), store.clone(), trees.clone(), id)));
         }
         if !calm && sim.chance(0.02) {
             operator.recount(&plan);
@@ -139,7 +147,7 @@ async fn run(seed: u64, fault: Fault) -> Result<u64, String> {
         Some(contact) => plan.without(&TimelineId::contact(&account, contact)),
         None => plan,
     };
-    Ledger { sim: &sim, store: &store, broker: &broker, plan: &plan }.check().await?;
+    Ledger { sim: &sim, store: &store, broker: &broker, plan: &plan, trees: &trees }.check().await?;
     Ok(sim.requests())
 }
 

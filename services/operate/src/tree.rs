@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use event_store::{Columns, EventStore, StoreError};
+use event_store::{Columns, EventStore, StoreError, StoredTally};
 use timeline::row::RowKey;
 use timeline::tally::{Counts, Entry, Node, ROOT_CELL, Root};
 use timeline::{Span, TimelineId, Timestamp, TypeSet};
@@ -65,7 +65,7 @@ pub async fn check(
 ) -> Result<TreeReport, StoreError> {
     let mut report = TreeReport::default();
     let Some(root) = root_of(store, id).await? else { return Ok(report) };
-    let root = match Root::read(&root) {
+    let root = match Root::read(&root.bytes) {
         Ok(Some(root)) => root,
         Ok(None) => return Ok(report),
         Err(_) => {
@@ -91,7 +91,7 @@ async fn check_node(
 ) -> Result<(), StoreError> {
     let cell = entry.cell;
     let stored = store.read_tallies(id, &[cell]).await?.pop().flatten();
-    let node = match stored.as_deref().map(Node::decode) {
+    let node = match stored.map(|stored| Node::decode(&stored.bytes)) {
         Some(Ok(node)) if node.span == *span => node,
         found => {
             let what = match found {
@@ -148,6 +148,6 @@ impl TreeReport {
     }
 }
 
-async fn root_of(store: &dyn EventStore, id: &TimelineId) -> Result<Option<Vec<u8>>, StoreError> {
+async fn root_of(store: &dyn EventStore, id: &TimelineId) -> Result<Option<StoredTally>, StoreError> {
     Ok(store.read_tallies(id, &[ROOT_CELL]).await?.pop().flatten())
 }

@@ -22,8 +22,7 @@ const ROWS_MAX: usize = 1 << 24;
 ///
 /// When the store fails.
 pub async fn compare(store: &dyn EventStore, id: &TimelineId) -> Result<Vec<Difference>, StoreError> {
-    let root = store.read_tallies(id, &[ROOT_CELL]).await?.pop().flatten();
-    let root = root.map_or(Ok(None), |root| decode(Root::read(&root)))?;
+    let root = read_root(store, id).await?;
     let stretches: Vec<(Span, Parts)> = match &root {
         None => vec![(Span::all(), Parts::from_elem(FIRST_PART, 1))],
         Some(root) => root
@@ -111,8 +110,7 @@ async fn contact_rows(
     rows: Vec<(Position, RowBody)>,
 ) -> Result<Vec<Difference>, StoreError> {
     let mut wanted = BTreeMap::<TimelineId, BTreeSet<Position>>::new();
-    let root = store.read_tallies(id, &[ROOT_CELL]).await?.pop().flatten();
-    let root = root.map_or(Ok(None), |root| decode(Root::read(&root)))?;
+    let root = read_root(store, id).await?;
     let is_paired = root.is_some_and(|root| root.paired);
     for (position, body) in rows {
         let Some(campaign) = body.campaign else { continue };
@@ -150,8 +148,7 @@ pub async fn rows_of_contact(
     contact: Uuid,
 ) -> Result<BTreeMap<TimelineId, BTreeSet<RowKey>>, StoreError> {
     let id = TimelineId::contact(account, contact);
-    let root = store.read_tallies(&id, &[ROOT_CELL]).await?.pop().flatten();
-    let root = root.map_or(Ok(None), |root| decode(Root::read(&root)))?;
+    let root = read_root(store, &id).await?;
     let parts: BTreeSet<u32> = match root {
         None => [FIRST_PART].into(),
         Some(root) => root.entries.iter().flat_map(|entry| entry.parts.iter().copied()).collect(),
@@ -178,10 +175,7 @@ pub async fn rows_of_contact(
 /// When the store fails.
 pub async fn pairs_of(store: &dyn EventStore, id: &TimelineId) -> Result<Vec<TimelineId>, StoreError> {
     let Subject::Contact(contact) = id.subject else { return Ok(Vec::new()) };
-    let root = store.read_tallies(id, &[ROOT_CELL]).await?.pop().flatten();
-    let Some(root) = root.map_or(Ok(None), |root| decode(Root::read(&root)))? else {
-        return Ok(Vec::new());
-    };
+    let Some(root) = read_root(store, id).await? else { return Ok(Vec::new()) };
     if !root.paired {
         return Ok(Vec::new());
     }
@@ -201,4 +195,10 @@ pub async fn pairs_of(store: &dyn EventStore, id: &TimelineId) -> Result<Vec<Tim
 
 fn decode<T>(decoded: Result<T, timeline::codec::Damaged>) -> Result<T, StoreError> {
     decoded.map_err(|damaged| StoreError::new("decode", damaged))
+}
+
+/// The root of a timeline's tree, if it has one.
+async fn read_root(store: &dyn EventStore, id: &TimelineId) -> Result<Option<Root>, StoreError> {
+    let root = store.read_tallies(id, &[ROOT_CELL]).await?.pop().flatten();
+    root.map_or(Ok(None), |root| decode(Root::read(&root.bytes)))
 }

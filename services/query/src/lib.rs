@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`read`] | one page of a timeline and its exact total |
+//! | [`trees`] | what of trees earlier pages have seen |
 //! | `campaign_events`, `contact_events` | an endpoint each: parameters, handler, rows, tests |
 //! | `params` | the parameters of a query |
 //! | `links` | the `Link` header |
@@ -18,6 +19,7 @@ mod params;
 pub mod read;
 #[cfg(test)]
 mod testing;
+pub mod trees;
 
 use std::sync::Arc;
 
@@ -36,7 +38,8 @@ use timeline::{TimelineId, Timestamp};
 use crate::known::Known;
 use crate::names::Names;
 use crate::params::Paging;
-use crate::read::{Page, PageRequest, read_page};
+use crate::read::{Page, PageRequest, read_page_by};
+use crate::trees::Trees;
 
 /// What a row takes in an answer, in bytes: room for so much is made at once.
 const ROW_BYTES_TYPICAL: usize = 320;
@@ -60,6 +63,7 @@ pub struct Query {
     retention_days: u32,
     known: Known,
     names: Names,
+    trees: Trees,
 }
 
 impl Query {
@@ -68,6 +72,7 @@ impl Query {
         Query {
             known: Known::new(store.clone()),
             names: Names::new(store.clone(), clock.clone()),
+            trees: Trees::default(),
             store,
             clock,
             retention_days,
@@ -86,7 +91,7 @@ impl Query {
         timeline: &TimelineId,
         request: &PageRequest,
     ) -> Result<Page, Problem> {
-        let page = read_page(self.store.as_ref(), timeline, request).await?;
+        let page = read_page_by(&self.trees, self.store.as_ref(), timeline, request).await?;
         PAGES.with_label_values(&[endpoint, page.by]).inc();
         ROWS_READ.with_label_values(&[endpoint]).inc_by(page.rows_read);
         ROWS_SERVED.with_label_values(&[endpoint]).inc_by(page.rows.len() as u64);

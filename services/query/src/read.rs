@@ -5,12 +5,16 @@
 //! small and read whole. Where levels of the tree differ, as they may while its owner writes, the lower one is trusted.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use event_store::{Columns, EventStore, StoreError, StoredRow};
+use event_store::{Columns, EventStore, StoreError, StoredRow, StoredTally};
 use futures::future::try_join_all;
 use timeline::row::RowKey;
-use timeline::tally::{Counts, FIRST_PART, Node, Parts, ROOT_CELL, Root, Sizes};
+use timeline::tally::{Counts, Entry, FIRST_PART, Node, Parts, ROOT_CELL, Root, Sizes};
 use timeline::{EventType, Id, Position, Row, RowBody, Span, Subject, TimelineId, TypeSet};
+
+use crate::trees::{Seen, SeenPiece, Trees, Version};
 
 /// Rows of a contact that are looked at together when only those of one campaign are wanted.
 const CAMPAIGN_SCAN_ROWS: u64 = 2_000;
@@ -43,21 +47,34 @@ pub struct Page {
     pub by: &'static str,
 }
 
-/// Reads one page. Stored bytes that are damaged are a [`StoreError`] too.
+/// Reads one page, by one who reads no other. Stored bytes that are damaged are a [`StoreError`] too.
 pub async fn read_page(
     store: &dyn EventStore,
     timeline: &TimelineId,
     request: &PageRequest,
 ) -> Result<Page, StoreError> {
-    let mut reader = Reader::new(store, timeline);
+    read_page_by(&Trees::default(), store, timeline, request).await
+}
+
+/// [`read_page`], where `trees` remembers what pages before it have seen.
+pub async fn read_page_by(
+    trees: &Trees,
+    store: &dyn EventStore,
+    timeline: &TimelineId,
+    request: &PageRequest,
+) -> Result<Page, StoreError> {
     if request.types.is_empty() || request.span.is_empty() {
         return Ok(Page { by: "scan", ..Page::default() });
     }
-    let (by, (total, rows)) = match (reader.root().await?, &request.campaign) {
+    let mut reader = Reader::new(store, timeline, trees.of(timeline));
+    let root = reader.root(request).await?;
+    let has_tree = root.is_some();
+    let (by, (total, rows)) = match (root, &request.campaign) {
         (Some(root), None) => ("tree", reader.by_tree(root, request).await?),
         (None, None) => ("scan", reader.by_scan(request).await?),
         (Some(root), Some(campaign)) if root.paired => {
-            return Box::pin(read_paired(store, timeline, campaign, request)).await;
+            trees.put(timeline, reader.seen);
+            return Box::pin(read_paired(trees, store, timeline, campaign, request)).await;
         }
         (Some(root), Some(campaign)) => ("contact_scan", reader.of_campaign(root, campaign, request).await?),
         (None, Some(campaign)) => {
@@ -67,11 +84,15 @@ pub async fn read_page(
             ("contact_scan", (page.total, page.rows))
         }
     };
+    if has_tree {
+        trees.put(timeline, reader.seen);
+    }
     Ok(Page { total, rows, rows_read: reader.rows_read, by })
 }
 
 /// A page of a contact's events of one campaign, which have a timeline of their own because the contact's is long.
 async fn read_paired(
+    trees: &Trees,
     store: &dyn EventStore,
     timeline: &TimelineId,
     campaign: &Id,
@@ -84,7 +105,7 @@ async fn read_paired(
         ));
     };
     let pair = TimelineId::contact_campaign(&timeline.account, contact, campaign);
-    read_page(store, &pair, &PageRequest { campaign: None, ..request.clone() }).await
+    read_page_by(trees, store, &pair, &PageRequest { campaign: None, ..request.clone() }).await
 }
 
 /// A stretch of a timeline that has a tree: its rows are counted.
@@ -120,28 +141,130 @@ enum Source {
     Held(Vec<StoredRow>),
 }
 
+/// What of a tree is wanted: from one entry of the root to another, whole but at its ragged ends.
+struct Wanted {
+    span: Span,
+    entries: RangeInclusive<usize>,
+    /// Those of the first and the last entry that are wanted in part.
+    ragged: Vec<usize>,
+}
+
+impl Wanted {
+    /// `None` where nothing is.
+    fn of(root: &Root, span: &Span) -> Option<Wanted> {
+        // Nothing is older or newer than the root says, so a bound beyond that is none.
+        let mut span = span.clone();
+        if span.from <= Position::at_start_of(root.oldest) {
+            span.from = Position::min();
+        }
+        if span.until.at > root.newest {
+            span.until = Position::max();
+        }
+        if span.is_empty() {
+            return None;
+        }
+        let first = root.entry_at(&span.from);
+        let last = root.entries.partition_point(|entry| entry.from < span.until) - 1;
+        let ends = if first == last { vec![first] } else { vec![first, last] };
+        let ragged = ends.into_iter().filter(|at| !span.covers(&root.entry_span(*at))).collect();
+        Some(Wanted { span, entries: first..=last, ragged })
+    }
+}
+
 struct Reader<'a> {
     store: &'a dyn EventStore,
     timeline: &'a TimelineId,
-    nodes: HashMap<u32, Node>,
+    /// What pages before this one have seen, and this one.
+    seen: Seen,
+    /// Cells that were read with the root.
+    read: HashMap<u32, Option<StoredTally>>,
+    nodes: HashMap<u32, ReadNode>,
     pieces: Vec<Piece>,
     rows_read: u64,
 }
 
+/// A node of the page's tree.
+struct ReadNode {
+    node: Arc<Node>,
+    /// Its write timestamp; `None` where it was counted from its rows.
+    stamp: Option<i64>,
+}
+
 impl Reader<'_> {
-    fn new<'a>(store: &'a dyn EventStore, timeline: &'a TimelineId) -> Reader<'a> {
-        Reader { store, timeline, nodes: HashMap::new(), pieces: Vec::new(), rows_read: 0 }
+    fn new<'a>(store: &'a dyn EventStore, timeline: &'a TimelineId, seen: Seen) -> Reader<'a> {
+        let (read, nodes) = (HashMap::new(), HashMap::new());
+        Reader { store, timeline, seen, read, nodes, pieces: Vec::new(), rows_read: 0 }
     }
 
-    /// The root of the timeline's tree, if it has one.
-    async fn root(&self) -> Result<Option<Root>, StoreError> {
-        let root = self.store.read_tallies(self.timeline, &[ROOT_CELL]).await?.pop().flatten();
-        root.map_or(Ok(None), |root| decode(Root::read(&root)))
+    /// The root of the timeline's tree, if it has one; and with it the nodes that the page will need if the tree is still what
+    /// it was.
+    async fn root(&mut self, request: &PageRequest) -> Result<Option<Arc<Root>>, StoreError> {
+        let mut cells = vec![ROOT_CELL];
+        cells.extend(self.likely_nodes(request));
+        let stored = self.store.read_tallies(self.timeline, &cells).await?;
+        self.read = cells.into_iter().zip(stored).collect();
+        let Some(stored) = self.read.remove(&ROOT_CELL).flatten().filter(|root| root.bytes != Root::NONE)
+        else {
+            return Ok(None);
+        };
+        let root = decode(Seen::read(self.seen.root.as_ref(), &stored, Root::decode))?;
+        self.seen.root = Some(root.clone());
+        Ok(Some(root.value))
+    }
+
+    /// The cells of the nodes that a page would be read by, were the tree as it was seen last: those of ragged ends, and those that
+    /// the page begins and ends in.
+    fn likely_nodes(&self, request: &PageRequest) -> Vec<u32> {
+        let Some(Version { value: root, .. }) = &self.seen.root else { return Vec::new() };
+        let Some(Wanted { span, entries, ragged }) = Wanted::of(root, &request.span) else {
+            return Vec::new();
+        };
+        let mut cells: Vec<u32> = ragged.iter().map(|at| root.entries[*at].cell).collect();
+        if request.campaign.is_some() {
+            return cells;
+        }
+        let (mut skip, mut missing) = (request.offset, request.limit as u64);
+        for at in entries.rev() {
+            let entry = &root.entries[at];
+            let node = self.seen.node(entry.cell).filter(|_| ragged.contains(&at));
+            let matching = match node {
+                Some(node) => self.likely_rows(entry.cell, node, &span, request.types),
+                None => entry.counts.matching(request.types),
+            };
+            if matching <= skip {
+                skip -= matching;
+                continue;
+            }
+            if (skip > 0 || matching > missing) && !cells.contains(&entry.cell) {
+                cells.push(entry.cell);
+            }
+            missing = missing.saturating_sub(matching - skip);
+            skip = 0;
+            if missing == 0 {
+                break;
+            }
+        }
+        cells
+    }
+
+    /// How many rows of a node that was seen are in `span`, which it is not wholly in: nearly.
+    fn likely_rows(&self, cell: u32, node: &Version<Node>, span: &Span, types: TypeSet) -> u64 {
+        let leaves = (0..node.value.leaves.len()).map(|at| {
+            let leaf = node.value.leaf_span(at);
+            let part = span.and(&leaf);
+            let counts = &node.value.leaves[at].counts;
+            match self.seen.piece((cell, node.stamp), &part) {
+                Some(counts) => counts.matching(types),
+                None if part.is_empty() => 0,
+                None => counts.matching(types),
+            }
+        });
+        leaves.sum()
     }
 
     async fn by_tree(
         &mut self,
-        mut root: Root,
+        mut root: Arc<Root>,
         request: &PageRequest,
     ) -> Result<(u64, Vec<Row>), StoreError> {
         let stretches = self.stretches(&mut root, request).await?;
@@ -154,64 +277,67 @@ impl Reader<'_> {
     /// What is wanted, oldest first: whole nodes, and at its ragged ends leaves and counted pieces of leaves.
     async fn stretches(
         &mut self,
-        root: &mut Root,
+        root: &mut Arc<Root>,
         request: &PageRequest,
     ) -> Result<Vec<Stretch>, StoreError> {
-        // Nothing is older or newer than the root says, so a bound beyond that is none.
-        let mut wanted = request.span.clone();
-        if wanted.from <= Position::at_start_of(root.oldest) {
-            wanted.from = Position::min();
-        }
-        if wanted.until.at > root.newest {
-            wanted.until = Position::max();
-        }
-        if wanted.is_empty() {
-            return Ok(Vec::new());
-        }
-        let first = root.entry_at(&wanted.from);
-        let last = root.entries.partition_point(|entry| entry.from < wanted.until) - 1;
-        let ends = if first == last { vec![first] } else { vec![first, last] };
-        let ragged: Vec<usize> =
-            ends.into_iter().filter(|at| !wanted.covers(&root.entry_span(*at))).collect();
-        self.load_nodes(root, &ragged).await?;
-        let mut stretches = Vec::with_capacity(last - first + 1);
-        for entry in first..=last {
-            if !ragged.contains(&entry) {
+        let Some(wanted) = Wanted::of(root, &request.span) else { return Ok(Vec::new()) };
+        self.load_nodes(root, &wanted.ragged).await?;
+        let mut stretches = Vec::with_capacity(wanted.entries.clone().count());
+        let mut uncounted = Vec::new();
+        for entry in wanted.entries {
+            if !wanted.ragged.contains(&entry) {
                 stretches.push(Stretch::Node(entry));
                 continue;
             }
             for leaf in 0..self.leaf_count(root, entry) {
                 let span = self.leaf_span(root, entry, leaf);
-                if wanted.covers(&span) {
+                if wanted.span.covers(&span) {
                     stretches.push(Stretch::Leaf(entry, leaf));
-                } else if !wanted.and(&span).is_empty() {
+                    continue;
+                }
+                let part = wanted.span.and(&span);
+                if !part.is_empty() {
                     // The newest piece is on the first page.
-                    let is_on_page = request.offset == 0 && wanted.until <= span.until;
-                    let piece = self.count_piece(root, entry, leaf, &wanted.and(&span), is_on_page).await?;
-                    stretches.push(piece);
+                    let is_on_page = request.offset == 0 && wanted.span.until <= span.until;
+                    stretches.push(Stretch::Piece(uncounted.len()));
+                    uncounted.push((entry, leaf, part, is_on_page));
                 }
             }
         }
+        self.pieces = self.count_pieces(root, uncounted).await?;
         Ok(stretches)
     }
 
-    /// Counts a part of a leaf, and holds its rows where they are on the page.
-    async fn count_piece(
+    /// Counts parts of leaves, each given by entry, leaf, span, and whether it is on the page: its rows are held then.
+    async fn count_pieces(
         &mut self,
         root: &Root,
-        entry: usize,
-        leaf: usize,
-        span: &Span,
-        is_on_page: bool,
-    ) -> Result<Stretch, StoreError> {
-        let types = self.counts(root, Stretch::Leaf(entry, leaf)).present(TypeSet::ALL);
-        let columns = if is_on_page { Columns::All } else { Columns::Keys };
-        let segment = Segment { span: span.clone(), parts: root.entries[entry].parts.clone(), types };
-        let rows = self.read(&segment, columns, usize::MAX).await?;
-        let counts = Counts::of(rows.iter().map(|row| &row.key));
-        let rows = is_on_page.then_some(rows);
-        self.pieces.push(Piece { entry, span: span.clone(), counts, rows });
-        Ok(Stretch::Piece(self.pieces.len() - 1))
+        pieces: Vec<(usize, usize, Span, bool)>,
+    ) -> Result<Vec<Piece>, StoreError> {
+        let (store, timeline, reader) = (self.store, self.timeline, &*self);
+        let counted = pieces.into_iter().map(|(entry, leaf, span, is_on_page)| async move {
+            let Entry { cell, parts, .. } = &root.entries[entry];
+            let node = reader.nodes[cell].stamp.map(|stamp| (*cell, stamp));
+            if let Some(counts) = node.and_then(|node| reader.seen.piece(node, &span)) {
+                return Ok((Piece { entry, span, counts: *counts, rows: None }, node, 0));
+            }
+            let types = reader.counts(root, Stretch::Leaf(entry, leaf)).present(TypeSet::ALL);
+            let columns = if is_on_page { Columns::All } else { Columns::Keys };
+            let segment = Segment { span: span.clone(), parts: parts.clone(), types };
+            let rows = read_parts(store, timeline, &segment, columns, usize::MAX).await?;
+            let (counts, read) = (Counts::of(rows.iter().map(|row| &row.key)), rows.len() as u64);
+            Ok::<_, StoreError>((Piece { entry, span, counts, rows: is_on_page.then_some(rows) }, node, read))
+        });
+        let counted = try_join_all(counted).await?;
+        let mut pieces = Vec::with_capacity(counted.len());
+        for (piece, node, read) in counted {
+            self.rows_read += read;
+            if let Some(node) = node {
+                self.seen.put_piece(SeenPiece { node, span: piece.span.clone(), counts: piece.counts });
+            }
+            pieces.push(piece);
+        }
+        Ok(pieces)
     }
 
     /// The page's rows: walks the stretches from the newest, past as many rows as come before the page.
@@ -263,7 +389,7 @@ impl Reader<'_> {
     /// timeline would stand by campaign.
     async fn of_campaign(
         &mut self,
-        mut root: Root,
+        mut root: Arc<Root>,
         campaign: &Id,
         request: &PageRequest,
     ) -> Result<(u64, Vec<Row>), StoreError> {
@@ -321,24 +447,24 @@ impl Reader<'_> {
         entry: usize,
     ) -> Result<impl Iterator<Item = Stretch> + use<>, StoreError> {
         if !self.nodes.contains_key(&root.entries[entry].cell) {
-            self.load_nodes(&mut root.clone(), &[entry]).await?;
+            self.load_nodes(&mut Arc::new(root.clone()), &[entry]).await?;
         }
         Ok((0..self.leaf_count(root, entry)).map(move |leaf| Stretch::Leaf(entry, leaf)))
     }
 
     fn leaf_count(&self, root: &Root, entry: usize) -> usize {
-        self.nodes.get(&root.entries[entry].cell).map_or(0, |node| node.leaves.len())
+        self.nodes.get(&root.entries[entry].cell).map_or(0, |read| read.node.leaves.len())
     }
 
     fn leaf_span(&self, root: &Root, entry: usize, leaf: usize) -> Span {
-        self.nodes[&root.entries[entry].cell].leaf_span(leaf)
+        self.nodes[&root.entries[entry].cell].node.leaf_span(leaf)
     }
 
     /// The numbers of a stretch.
     fn counts<'a>(&'a self, root: &'a Root, stretch: Stretch) -> &'a Counts {
         match stretch {
             Stretch::Node(entry) => &root.entries[entry].counts,
-            Stretch::Leaf(entry, leaf) => &self.nodes[&root.entries[entry].cell].leaves[leaf].counts,
+            Stretch::Leaf(entry, leaf) => &self.nodes[&root.entries[entry].cell].node.leaves[leaf].counts,
             Stretch::Piece(piece) => &self.pieces[piece].counts,
         }
     }
@@ -370,27 +496,31 @@ impl Reader<'_> {
     }
 
     /// Reads nodes and lets the root's copy of their numbers follow them.
-    async fn load_nodes(&mut self, root: &mut Root, entries: &[usize]) -> Result<(), StoreError> {
-        if entries.is_empty() {
-            return Ok(());
+    async fn load_nodes(&mut self, root: &mut Arc<Root>, entries: &[usize]) -> Result<(), StoreError> {
+        let cells = entries.iter().map(|at| root.entries[*at].cell);
+        let unread: Vec<u32> = cells.filter(|cell| !self.read.contains_key(cell)).collect();
+        if !unread.is_empty() {
+            let stored = self.store.read_tallies(self.timeline, &unread).await?;
+            self.read.extend(unread.into_iter().zip(stored));
         }
-        let cells: Vec<u32> = entries.iter().map(|at| root.entries[*at].cell).collect();
-        let stored = self.store.read_tallies(self.timeline, &cells).await?;
-        for (at, stored) in entries.iter().zip(stored) {
-            let span = root.entry_span(*at);
-            let node = stored
-                .map(|stored| decode(Node::decode(&stored)))
-                .transpose()?
-                .filter(|node| node.span == span);
-            let node = match node {
-                Some(node) => node,
-                None => self.count_node(root, *at).await?,
+        for at in entries.iter().copied() {
+            let (cell, span) = (root.entries[at].cell, root.entry_span(at));
+            let stored = self.read.remove(&cell).flatten();
+            let version =
+                stored.map(|stored| decode(Seen::read(self.seen.node(cell), &stored, Node::decode)));
+            let read = match version.transpose()?.filter(|version| version.value.span == span) {
+                Some(version) => {
+                    self.seen.put_node(cell, version.clone());
+                    ReadNode { node: version.value, stamp: Some(version.stamp) }
+                }
+                None => ReadNode { node: Arc::new(self.count_node(root, at).await?), stamp: None },
             };
-            if node.counts() != root.entries[*at].counts {
+            let counts = read.node.counts();
+            if counts != root.entries[at].counts {
                 telemetry::metrics::TREE_MISMATCHES.inc();
-                root.entries[*at].counts = node.counts();
+                Arc::make_mut(root).entries[at].counts = counts;
             }
-            self.nodes.insert(root.entries[*at].cell, node);
+            self.nodes.insert(cell, read);
         }
         Ok(())
     }

@@ -66,6 +66,12 @@ pub(super) fn tally(timeline: &TimelineId, cell: u32) -> Vec<u8> {
     key
 }
 
+/// Makes the key of one cell of a timeline that of another.
+pub(super) fn set_cell(tally: &mut Vec<u8>, cell: u32) {
+    tally.truncate(tally.len() - size_of::<u32>());
+    tally.extend(cell.to_be_bytes());
+}
+
 /// Account, message.
 pub(super) fn send(account: &AccountId, message: &Id) -> Vec<u8> {
     texts(b's', [account.as_str(), message.as_str()])

@@ -121,7 +121,7 @@ impl Statements {
             .await?,
             read_tallies: prepare(
                 "read_tallies",
-                "SELECT cell, bytes FROM keyspace.tallies WHERE account_id = ? AND subject = ? AND cell IN ?",
+                "SELECT cell, bytes, WRITETIME(bytes) FROM keyspace.tallies WHERE account_id = ? AND subject = ? AND cell IN ?",
             )
             .await?,
             read_heads: prepare(

@@ -1,9 +1,11 @@
 //! What must hold once a history has come to rest: every event is in exactly one place, and every number is that of its rows.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use event_store::{Columns, EventStore};
-use query::read::{PageRequest, read_page};
+use event_store::{Columns, EventStore, StoreError};
+use query::read::{Page, PageRequest, read_page_by};
+use query::trees::Trees;
 use timeline::tally::{Counts, Node, ROOT_CELL, Root};
 use timeline::time::DAY_MS;
 use timeline::{EventType, Id, Position, Span, Subject, TimelineId, Timestamp, TypeSet};
@@ -23,12 +25,29 @@ pub(crate) struct Ledger<'a> {
     pub(crate) store: &'a SimStore,
     pub(crate) broker: &'a Broker,
     pub(crate) plan: &'a Plan,
+    /// What those who read meanwhile have seen.
+    pub(crate) trees: &'a Trees,
 }
 
 /// What of a timeline is asked for.
 struct Filter {
     types: TypeSet,
     span: Span,
+}
+
+/// Some types and some stretch of the time in which things happen.
+fn some_filter(sim: &Sim) -> Filter {
+    let types = SHOWN.iter().filter(|_| sim.chance(0.5)).fold(TypeSet::default(), TypeSet::with);
+    let at = |steps: u64| Position::at_start_of(BEGIN.plus_ms(steps.cast_signed() * 500 - 10_000));
+    let (from, until) = (at(sim.random(0..10)), at(sim.random(6..20)));
+    Filter { types, span: Span { from, until } }
+}
+
+/// Reads some page of a timeline while its owner writes, as far as the store answers: what is there need not be all yet.
+pub(crate) async fn read_meanwhile(sim: Sim, store: Arc<SimStore>, trees: Arc<Trees>, id: TimelineId) {
+    let Filter { types, span } = some_filter(&sim);
+    let request = PageRequest { types, span, campaign: None, offset: 3 * sim.random(0..4), limit: 3 };
+    let _ = read_page_by(&trees, store.as_ref(), &id, &request).await;
 }
 
 impl Ledger<'_> {
@@ -139,13 +158,7 @@ impl Ledger<'_> {
 
     /// Everything, and something of it.
     fn filters(&self) -> [Filter; 3] {
-        let some = || {
-            let types = SHOWN.iter().filter(|_| self.sim.chance(0.5));
-            let types = types.fold(TypeSet::default(), TypeSet::with);
-            let at = |steps: u64| Position::at_start_of(BEGIN.plus_ms(steps.cast_signed() * 500 - 10_000));
-            let (from, until) = (at(self.sim.random(0..10)), at(self.sim.random(6..20)));
-            Filter { types, span: Span { from, until } }
-        };
+        let some = || some_filter(self.sim);
         [Filter { types: SHOWN, span: self.kept() }, some(), some()]
     }
 
@@ -187,8 +200,7 @@ impl Ledger<'_> {
                 offset: page * limit as u64,
                 limit,
             };
-            let read =
-                read_page(self.store, id, &request).await.map_err(|error| error.chain().to_string())?;
+            let read = self.read(id, &request).await.map_err(|error| error.chain().to_string())?;
             if read.total != want.len() as u64 {
                 let (total, by) = (read.total, read.by);
                 return Err(format!(
@@ -222,13 +234,13 @@ impl Ledger<'_> {
         let Some(root) = self.store.read_tallies(id, &[ROOT_CELL]).await.unwrap().remove(0) else {
             return Ok(());
         };
-        let Some(root) = Root::read(&root).map_err(|damaged| error(damaged.to_string()))? else {
+        let Some(root) = Root::read(&root.bytes).map_err(|damaged| error(damaged.to_string()))? else {
             return Ok(());
         };
         for (at, entry) in root.entries.iter().enumerate() {
             let stored = self.store.read_tallies(id, &[entry.cell]).await.unwrap().remove(0);
             let stored = stored.ok_or_else(|| error("node missing".into()))?;
-            let node = Node::decode(&stored).map_err(|damaged| error(damaged.to_string()))?;
+            let node = Node::decode(&stored.bytes).map_err(|damaged| error(damaged.to_string()))?;
             // An earlier owner's late write may have left another node here, as it is: whoever reads it counts its rows.
             if node.span != root.entry_span(at) {
                 continue;
@@ -259,6 +271,10 @@ impl Ledger<'_> {
         Ok(())
     }
 
+    async fn read(&self, id: &TimelineId, request: &PageRequest) -> Result<Page, StoreError> {
+        read_page_by(self.trees, self.store, id, request).await
+    }
+
     /// When all has expired nothing shows, nothing stands in the store, and everything exists.
     async fn check_expired(&self) -> Result<(), String> {
         // Where a writer's clock was behind, what it wrote lives so much longer.
@@ -267,8 +283,7 @@ impl Ledger<'_> {
         for id in &self.plan.known {
             let request =
                 PageRequest { types: TypeSet::ALL, span: self.kept(), campaign: None, offset: 0, limit: 10 };
-            let read =
-                read_page(self.store, id, &request).await.map_err(|error| error.chain().to_string())?;
+            let read = self.read(id, &request).await.map_err(|error| error.chain().to_string())?;
             if read.total != 0 || !read.rows.is_empty() || !self.store.is_known(id).await.unwrap() {
                 return Err(format!("{id:?}: {} rows when all has expired", read.total));
             }

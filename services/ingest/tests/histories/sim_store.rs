@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use event_store::{
     Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
-    TallyWrite, Waiting,
+    StoredTally, TallyWrite, Waiting,
 };
 use ingest::own::ROW_GRACE_MS;
 use timeline::key::KeyRecord;
@@ -273,7 +273,7 @@ impl EventStore for SimStore {
         for id in timelines {
             let known = self.is_known(id).await?;
             let root = self.read_tallies(id, &[ROOT_CELL]).await?.remove(0);
-            heads.push(Head { known, root: root.filter(|_| known) });
+            heads.push(Head { known, root: root.filter(|_| known).map(|root| root.bytes) });
         }
         Ok(heads)
     }
@@ -282,9 +282,12 @@ impl EventStore for SimStore {
         &self,
         timeline: &TimelineId,
         cells: &[u32],
-    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+    ) -> Result<Vec<Option<StoredTally>>, StoreError> {
         self.read("read_tallies", |state, now| {
-            let cell = |cell: &u32| state.tallies.get(&(timeline.clone(), *cell))?.alive(now).cloned();
+            let cell = |cell: &u32| {
+                let cell = state.tallies.get(&(timeline.clone(), *cell))?;
+                Some(StoredTally { stamp: cell.stamp, bytes: cell.alive(now)?.clone() })
+            };
             cells.iter().map(cell).collect()
         })
         .await

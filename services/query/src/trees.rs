@@ -1,0 +1,144 @@
+//! What of trees earlier pages have seen, so that a page reads the cells that it needs in one request, and decodes those that
+//! are as they were no more than once.
+//!
+//! Nothing is answered from here: every page reads its cells from the store, and what is kept of one stands for it only
+//! where the store says that its write timestamp is still the same.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use event_store::StoredTally;
+use lru::LruCache;
+use smallvec::SmallVec;
+use timeline::codec::Damaged;
+use timeline::tally::{Counts, Node, Root};
+use timeline::{Span, TimelineId};
+
+/// How many timelines are remembered.
+const TIMELINES_MAX: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
+/// Entries of roots and leaves of nodes that are remembered, all in all: some 100 bytes each.
+const WEIGHT_MAX: usize = 100_000;
+/// Nodes of one timeline that are remembered.
+const NODES_MAX: usize = 8;
+/// Counted pieces of leaves of one timeline that are remembered.
+const PIECES_MAX: usize = 8;
+
+/// A cell as it was written at an instant.
+#[derive(Debug)]
+pub(crate) struct Version<T> {
+    /// Its write timestamp.
+    pub(crate) stamp: i64,
+    /// What it says.
+    pub(crate) value: Arc<T>,
+}
+
+impl<T> Clone for Version<T> {
+    fn clone(&self) -> Version<T> {
+        Version { stamp: self.stamp, value: self.value.clone() }
+    }
+}
+
+/// A part of a leaf whose rows were counted one by one.
+#[derive(Clone, Debug)]
+pub(crate) struct SeenPiece {
+    /// The cell of the leaf's node, and its write timestamp then: what is counted in the node changes with it.
+    pub(crate) node: (u32, i64),
+    /// Which part.
+    pub(crate) span: Span,
+    /// Its rows.
+    pub(crate) counts: Counts,
+}
+
+/// What was seen of one tree; what was used last comes first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) root: Option<Version<Root>>,
+    nodes: SmallVec<[(u32, Version<Node>); NODES_MAX]>,
+    pieces: SmallVec<[SeenPiece; PIECES_MAX]>,
+}
+
+impl Seen {
+    /// What a cell says: what was seen of it, where it is still that.
+    pub(crate) fn read<T>(
+        seen: Option<&Version<T>>,
+        stored: &StoredTally,
+        decode: impl FnOnce(&[u8]) -> Result<T, Damaged>,
+    ) -> Result<Version<T>, Damaged> {
+        if let Some(seen) = seen.filter(|seen| seen.stamp == stored.stamp) {
+            return Ok(seen.clone());
+        }
+        Ok(Version { stamp: stored.stamp, value: Arc::new(decode(&stored.bytes)?) })
+    }
+
+    /// The node in a cell, as it was seen last.
+    pub(crate) fn node(&self, cell: u32) -> Option<&Version<Node>> {
+        self.nodes.iter().find(|(seen, _)| *seen == cell).map(|(_, node)| node)
+    }
+
+    /// The rows of `span`, a part of a leaf of the node that was written so.
+    pub(crate) fn piece(&self, node: (u32, i64), span: &Span) -> Option<&Counts> {
+        self.pieces.iter().find(|piece| piece.node == node && piece.span == *span).map(|piece| &piece.counts)
+    }
+
+    /// Remembers a node.
+    pub(crate) fn put_node(&mut self, cell: u32, node: Version<Node>) {
+        self.nodes.retain(|(seen, _)| *seen != cell);
+        self.nodes.truncate(NODES_MAX - 1);
+        self.nodes.insert(0, (cell, node));
+    }
+
+    /// Remembers a piece.
+    pub(crate) fn put_piece(&mut self, piece: SeenPiece) {
+        self.pieces.retain(|seen| seen.node != piece.node || seen.span != piece.span);
+        self.pieces.truncate(PIECES_MAX - 1);
+        self.pieces.insert(0, piece);
+    }
+
+    fn weight(&self) -> usize {
+        let root = self.root.as_ref().map_or(0, |root| root.value.entries.len());
+        root + self.nodes.iter().map(|(_, node)| node.value.leaves.len()).sum::<usize>()
+    }
+}
+
+/// The trees that were seen lately.
+#[derive(Debug)]
+pub struct Trees {
+    seen: Mutex<Remembered>,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    trees: LruCache<TimelineId, Seen>,
+    weight: usize,
+}
+
+impl Default for Trees {
+    /// None was seen yet.
+    fn default() -> Trees {
+        Trees { seen: Mutex::new(Remembered { trees: LruCache::new(TIMELINES_MAX), weight: 0 }) }
+    }
+}
+
+impl Trees {
+    /// What was seen of a timeline's tree.
+    pub(crate) fn of(&self, timeline: &TimelineId) -> Seen {
+        self.remembered().trees.get(timeline).cloned().unwrap_or_default()
+    }
+
+    /// Remembers it, and forgets what was not asked for for the longest time where it becomes too much.
+    pub(crate) fn put(&self, timeline: &TimelineId, seen: Seen) {
+        let mut remembered = self.remembered();
+        remembered.weight += seen.weight();
+        let replaced = remembered.trees.push(timeline.clone(), seen);
+        remembered.weight -= replaced.map_or(0, |(_, seen)| seen.weight());
+        while remembered.weight > WEIGHT_MAX
+            && let Some((_, forgotten)) = remembered.trees.pop_lru()
+        {
+            remembered.weight -= forgotten.weight();
+        }
+    }
+
+    fn remembered(&self) -> std::sync::MutexGuard<'_, Remembered> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
