@@ -20,7 +20,7 @@ use crate::progress;
 use crate::report::goals::Goal;
 use crate::report::plot::{Plot, Series};
 use crate::report::{Outcome, Table, megabytes, show, thousands};
-use crate::views::{self, FIRST, Viewed};
+use crate::views::{self, FIRST, NEW_RANGE, Viewed};
 
 pub(super) use cassandra::cassandra;
 pub(super) use embedded::embedded;
@@ -205,17 +205,24 @@ fn tell(costs: &[Cost], goals: &PageGoals, outcome: &mut Outcome) {
         outcome.plots.push(Plot::lines(name, title, "events in the campaign", "ms", series.collect()));
     }
 
-    let of_shape = |shape| costs.iter().filter(move |cost| cost.shape == shape);
-    let mut worst = |goal, costs: &mut dyn Iterator<Item = &Cost>, ratio: fn(&Cost) -> f64| {
-        if let Some(cost) = costs.max_by(|one, other| ratio(one).total_cmp(&ratio(other))) {
-            outcome.measured(goal, ratio(cost), format!("{} at {}", cost.page, cost.load));
+    let mut worst = |goal, shape, ratio: fn(&Cost) -> f64| {
+        // The first page of the smallest is what is compared with.
+        let of_shape: Vec<&Cost> = costs.iter().skip(1).filter(|cost| cost.shape == shape).collect();
+        let worst_of = |is_new: bool| {
+            let costs = of_shape.iter().filter(|cost| (cost.page == NEW_RANGE) == is_new);
+            costs.max_by(|one, other| ratio(one).total_cmp(&ratio(other)))
+        };
+        let Some(cost) = worst_of(false) else { return };
+        let mut which = format!("{} at {}", cost.page, cost.load);
+        if let Some(new) = worst_of(true) {
+            which += &format!("; {}, whose ends nobody asked for before: {} ×", new.page, show(ratio(new)));
         }
+        outcome.measured(goal, ratio(cost), which);
     };
-    // The first page of the smallest is what is compared with.
-    worst(goals.median, &mut sizes.iter().copied().skip(1), |cost| cost.median_ratio);
-    worst(goals.p99, &mut sizes.iter().copied().skip(1), |cost| cost.p99_ratio);
-    worst(goals.same_second, &mut of_shape(Shape::SameSecond), |cost| cost.median_ratio);
-    worst(goals.contact, &mut of_shape(Shape::Contact), |cost| cost.median_ratio);
+    worst(goals.median, Shape::Giant, |cost| cost.median_ratio);
+    worst(goals.p99, Shape::Giant, |cost| cost.p99_ratio);
+    worst(goals.same_second, Shape::SameSecond, |cost| cost.median_ratio);
+    worst(goals.contact, Shape::Contact, |cost| cost.median_ratio);
 }
 
 /// A table of what taking in took.

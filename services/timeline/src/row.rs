@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use smol_str::SmolStr;
 use uuid::Uuid;
 
 use crate::codec::{Damaged, Reader, Writer};
@@ -110,7 +111,7 @@ pub struct Position {
     /// When it happened.
     pub at: Timestamp,
     /// The event's id, or the beginning of one in a bound.
-    pub id: Box<str>,
+    pub id: SmolStr,
 }
 
 impl Position {

@@ -784,7 +784,10 @@ impl Tree {
                 let Some(LeafRows { mut keys, used }) = owned.rows[at].take() else { continue };
                 let mut cut = Vec::with_capacity(pieces.len());
                 for piece in pieces.iter().rev() {
-                    cut.push(Some(LeafRows { keys: keys.split_off(keys.len() - piece), used }));
+                    let mut piece = keys.split_off(keys.len() - piece);
+                    // The first would keep the room of all: of a batch's rows that came to the newest leaf, say.
+                    piece.shrink_to_fit();
+                    cut.push(Some(LeafRows { keys: piece, used }));
                 }
                 cut.reverse();
                 at += cut.len();

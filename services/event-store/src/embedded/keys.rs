@@ -6,6 +6,7 @@
 
 use std::ops::Bound;
 
+use timeline::id::ID_CHARS_MAX;
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::{AccountId, EventType, Id, Position, Span, Subject, TimelineId, Timestamp};
@@ -54,8 +55,10 @@ pub(super) fn row_key(row: &[u8], part_bytes: usize) -> Option<RowKey> {
     let (at, id) = place.split_first_chunk()?;
     let at = Timestamp((!u64::from_be_bytes(*at) ^ SIGN).cast_signed());
     let (_, id) = id.split_last()?;
-    let id = String::from_utf8(id.iter().map(|byte| !byte).collect()).ok()?;
-    let position = Position { at, id: id.into() };
+    let mut text = [0; ID_CHARS_MAX];
+    let text = text.get_mut(..id.len())?;
+    text.iter_mut().zip(id).for_each(|(to, byte)| *to = !byte);
+    let position = Position { at, id: std::str::from_utf8(text).ok()?.into() };
     Some(RowKey { position, event_type: EventType::from_number(*event_type)? })
 }
 
