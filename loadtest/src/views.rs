@@ -2,6 +2,7 @@
 //! same. Each knows what it must show.
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,10 +22,10 @@ pub(crate) struct Viewed {
     pub(crate) name: &'static str,
     pub(crate) mix: Arc<Mix>,
     pub(crate) view: View,
-    /// Views that show the same and are asked for in turn, where there are any: then none is asked for twice soon.
-    pub(crate) others: Vec<View>,
     /// What it must show.
     pub(crate) want: Shown,
+    /// Others like it, asked for in turn with it.
+    pub(crate) others: Vec<(View, Shown)>,
 }
 
 /// How long a page may take in all before it is asked for in one of so many rounds only.
@@ -33,12 +34,10 @@ const SLOW_ROUNDS: usize = 50;
 
 /// The name of the view that others are compared with.
 pub(crate) const FIRST: &str = "first";
-/// The name of the view whose bounds are new each time.
-pub(crate) const NEW_RANGE: &str = "middle of a new time range";
-/// How many there are of it.
-const NEW_RANGES: i64 = 500;
-/// Events among whose times a bound has room to move.
-const NEIGHBOURS: u64 = 64;
+/// The name of the view of ever other time ranges, so that neither end of one was asked for lately.
+pub(crate) const NEW_RANGE: &str = "middle of another time range each time";
+/// How many there are: their ends are in more leaves than anybody remembers of one timeline.
+const NEW_RANGES: u64 = 16;
 
 impl Viewed {
     fn new(name: &'static str, mix: &Arc<Mix>, view: View, share: f64) -> Viewed {
@@ -50,9 +49,11 @@ impl Viewed {
     /// The views of a campaign. All are made before anything is measured: to make them, events are made again, many of them.
     pub(crate) fn of_campaign(mix: &Arc<Mix>, campaign: u32, per_page: u64) -> Vec<Viewed> {
         let all = View::first(Timeline::Campaign(campaign), per_page);
-        // Between two events' times, so that either end is ragged.
-        let one_of_five = |nth: u64| widest_gap(mix, mix.count() * nth / 5);
-        let ((after_ms, from_ms), (to_ms, before_ms)) = (one_of_five(1), one_of_five(4));
+        // Between two events' times, so that either end is ragged; a percent of the events further for each that is another.
+        let range = |moved: u64| {
+            let at_percent = |percent: u64| mix.event(mix.count() * percent / 100).at_ms;
+            (at_percent(20 - moved) + 1, at_percent(80 + moved) - 1)
+        };
         let contact = (mix.count() / 2..mix.count())
             .map(|number| mix.event(number))
             .find(|event| event.campaign == campaign)
@@ -65,14 +66,15 @@ impl Viewed {
             view("last of a rare type", View { kind: Some(Kind::RARE), ..all.clone() }, 1.0),
             view("one contact's", View { contact, ..all.clone() }, 0.0),
         ];
-        if after_ms < from_ms && from_ms < to_ms && to_ms < before_ms {
-            let range = view("middle of a time range", View { range_ms: Some((from_ms, to_ms)), ..all }, 0.5);
-            let moved = |by: i64| {
-                let range_ms = (from_ms - by % (from_ms - after_ms), to_ms + by % (before_ms - to_ms));
-                View { range_ms: Some(range_ms), ..range.view.clone() }
-            };
-            let others = (0..NEW_RANGES).map(moved).collect();
-            views.extend([range.clone(), Viewed { name: NEW_RANGE, others, ..range }]);
+        let in_range = |name, moved| view(name, View { range_ms: Some(range(moved)), ..all.clone() }, 0.5);
+        if range(0).0 < range(0).1 {
+            views.push(in_range("middle of a time range", 0));
+            let mut each_time = in_range(NEW_RANGE, 1);
+            each_time.others = (2..=NEW_RANGES)
+                .map(|moved| in_range(NEW_RANGE, moved))
+                .map(|Viewed { view, want, .. }| (view, want))
+                .collect();
+            views.push(each_time);
         }
         views
     }
@@ -93,14 +95,6 @@ impl Viewed {
     }
 }
 
-/// Of the events from `number` on the times of two neighbours that are farthest apart.
-fn widest_gap(mix: &Mix, number: u64) -> (i64, i64) {
-    let last = mix.count().saturating_sub(1);
-    let gaps = (number..number + NEIGHBOURS)
-        .map(|at| (mix.event(at.min(last)).at_ms, mix.event((at + 1).min(last)).at_ms));
-    gaps.max_by_key(|(one, next)| next - one).unwrap_or_default()
-}
-
 /// Asks for each of the pages `rounds` times, in turn, over one connection, each round in another order, so that whatever else the
 /// machine does falls on all alike. A page that is so slow that it has taken [`SLOW`] in all is then asked for less often. Returns the
 /// milliseconds that each took, from the request to the last byte, and what was wrong.
@@ -116,12 +110,12 @@ pub(crate) async fn measure(
     bar: &ProgressBar,
 ) -> anyhow::Result<(Vec<Vec<f64>>, BTreeSet<String>)> {
     let mut connection = server.connect().await?;
-    let path = |viewed: &Viewed, view: &View| view.path(&viewed.mix);
-    let paths: Vec<Vec<String>> = views
+    // Of each page what is asked for in turn.
+    let asked: Vec<Vec<(String, &Shown)>> = views
         .iter()
-        .map(|viewed| match viewed.others.as_slice() {
-            [] => vec![path(viewed, &viewed.view)],
-            others => others.iter().map(|view| path(viewed, view)).collect(),
+        .map(|Viewed { mix, view, want, others, .. }| {
+            let all = others.iter().map(|(view, want)| (view, want));
+            iter::once((view, want)).chain(all).map(|(view, want)| (view.path(mix), want)).collect()
         })
         .collect();
     let mut took_ms = vec![Vec::with_capacity(rounds); views.len()];
@@ -135,13 +129,13 @@ pub(crate) async fn measure(
             if spent[at] > SLOW && round % SLOW_ROUNDS > 0 {
                 continue;
             }
-            let (viewed, path) = (&views[at], &paths[at][round % paths[at].len()]);
+            let (viewed, (path, want)) = (&views[at], &asked[at][round % asked[at].len()]);
             let begun = Instant::now();
             let answer = connection.get(path).await?;
             let took = begun.elapsed();
             ensure!(answer.status.is_success(), "{path}: {}", answer.status);
             let shown = Shown::of_answer(&answer.body)?;
-            if let Some(fault) = shown.fault(&viewed.want) {
+            if let Some(fault) = shown.fault(want) {
                 let (name, count) = (viewed.name, viewed.mix.count());
                 wrong.insert(format!("{} of {count} events: {name} {fault}", viewed.mix.shape));
             }

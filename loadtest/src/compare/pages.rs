@@ -207,7 +207,8 @@ fn tell(costs: &[Cost], goals: &PageGoals, outcome: &mut Outcome) {
 
     let mut worst = |goal, shape, ratio: fn(&Cost) -> f64| {
         // The first page of the smallest is what is compared with.
-        let of_shape: Vec<&Cost> = costs.iter().skip(1).filter(|cost| cost.shape == shape).collect();
+        let others = costs.iter().skip(1).filter(|cost| cost.page != AGAIN);
+        let of_shape: Vec<&Cost> = others.filter(|cost| cost.shape == shape).collect();
         let worst_of = |is_new: bool| {
             let costs = of_shape.iter().filter(|cost| (cost.page == NEW_RANGE) == is_new);
             costs.max_by(|one, other| ratio(one).total_cmp(&ratio(other)))
@@ -215,7 +216,7 @@ fn tell(costs: &[Cost], goals: &PageGoals, outcome: &mut Outcome) {
         let Some(cost) = worst_of(false) else { return };
         let mut which = format!("{} at {}", cost.page, cost.load);
         if let Some(new) = worst_of(true) {
-            which += &format!("; {}, whose ends nobody asked for before: {} ×", new.page, show(ratio(new)));
+            which += &format!("; {}: {} ×", new.page, show(ratio(new)));
         }
         outcome.measured(goal, ratio(cost), which);
     };

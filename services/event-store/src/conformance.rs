@@ -708,6 +708,9 @@ async fn the_later_tally_stays(scene: &Scene) {
         expected,
         "each cell by its own stamp"
     );
+    let stored = scene.store.read_tallies(&timeline, &[0, 1, 2]).await.expect("tallies are read");
+    let stamps: Vec<i64> = stored.into_iter().flatten().map(|tally| tally.stamp).collect();
+    assert_eq!(stamps, [10, 11, 9], "with the stamp that it was written under");
 }
 
 async fn tallies_of_timelines_are_apart(scene: &Scene) {

@@ -26,7 +26,7 @@ pub use progress::least;
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Row keys that the owners of an `ingest` hold in memory, some 70 bytes each.
+/// Row keys that the owners of an `ingest` hold in memory, some 50 bytes each, or 100 where ids are longer than 23 characters.
 pub const KEYS_HELD_MAX: usize = 400_000;
 /// The same in `dev`, where a million events of one second, which come in no order, are to be taken in at once.
 pub const KEYS_HELD_MAX_EMBEDDED: usize = 1_100_000;

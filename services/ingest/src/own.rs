@@ -60,7 +60,7 @@ const SMALL_ROWS_HELD: usize = 200_000;
 pub struct OwnerSettings {
     /// How long rows are kept, in milliseconds of event time.
     pub retention_ms: i64,
-    /// Row keys held in memory, some 70 bytes each; beyond it what was not touched lately is forgotten, and counted
+    /// Row keys held in memory, some 50 bytes each, or 100 where ids are longer than 23 characters; beyond it what was not touched lately is forgotten, and counted
     /// again when next touched.
     pub keys_held_max: usize,
     /// The sizes at which trees grow.

@@ -14,7 +14,7 @@ use timeline::row::RowKey;
 use timeline::tally::{Counts, Entry, FIRST_PART, Node, Parts, ROOT_CELL, Root, Sizes};
 use timeline::{EventType, Id, Position, Row, RowBody, Span, Subject, TimelineId, TypeSet};
 
-use crate::trees::{Seen, SeenPiece, Trees, Version};
+use crate::trees::{LeafVersion, Seen, Trees, Version};
 
 /// Rows of a contact that are looked at together when only those of one campaign are wanted.
 const CAMPAIGN_SCAN_ROWS: u64 = 2_000;
@@ -53,7 +53,7 @@ pub async fn read_page(
     timeline: &TimelineId,
     request: &PageRequest,
 ) -> Result<Page, StoreError> {
-    read_page_by(&Trees::default(), store, timeline, request).await
+    read(None, store, timeline, request).await
 }
 
 /// [`read_page`], where `trees` remembers what pages before it have seen.
@@ -63,17 +63,26 @@ pub async fn read_page_by(
     timeline: &TimelineId,
     request: &PageRequest,
 ) -> Result<Page, StoreError> {
+    read(Some(trees), store, timeline, request).await
+}
+
+async fn read(
+    trees: Option<&Trees>,
+    store: &dyn EventStore,
+    timeline: &TimelineId,
+    request: &PageRequest,
+) -> Result<Page, StoreError> {
     if request.types.is_empty() || request.span.is_empty() {
         return Ok(Page { by: "scan", ..Page::default() });
     }
-    let mut reader = Reader::new(store, timeline, trees.of(timeline));
+    let seen = trees.map(|trees| trees.of(timeline)).unwrap_or_default();
+    let mut reader = Reader::new(store, timeline, seen);
     let root = reader.root(request).await?;
-    let has_tree = root.is_some();
     let (by, (total, rows)) = match (root, &request.campaign) {
         (Some(root), None) => ("tree", reader.by_tree(root, request).await?),
         (None, None) => ("scan", reader.by_scan(request).await?),
         (Some(root), Some(campaign)) if root.paired => {
-            trees.put(timeline, reader.seen);
+            reader.remember(trees);
             return Box::pin(read_paired(trees, store, timeline, campaign, request)).await;
         }
         (Some(root), Some(campaign)) => ("contact_scan", reader.of_campaign(root, campaign, request).await?),
@@ -84,15 +93,13 @@ pub async fn read_page_by(
             ("contact_scan", (page.total, page.rows))
         }
     };
-    if has_tree {
-        trees.put(timeline, reader.seen);
-    }
+    reader.remember(trees);
     Ok(Page { total, rows, rows_read: reader.rows_read, by })
 }
 
 /// A page of a contact's events of one campaign, which have a timeline of their own because the contact's is long.
 async fn read_paired(
-    trees: &Trees,
+    trees: Option<&Trees>,
     store: &dyn EventStore,
     timeline: &TimelineId,
     campaign: &Id,
@@ -105,7 +112,7 @@ async fn read_paired(
         ));
     };
     let pair = TimelineId::contact_campaign(&timeline.account, contact, campaign);
-    read_page_by(trees, store, &pair, &PageRequest { campaign: None, ..request.clone() }).await
+    read(trees, store, &pair, &PageRequest { campaign: None, ..request.clone() }).await
 }
 
 /// A stretch of a timeline that has a tree: its rows are counted.
@@ -196,6 +203,13 @@ impl Reader<'_> {
         Reader { store, timeline, seen, read, nodes, pieces: Vec::new(), rows_read: 0 }
     }
 
+    /// Hands on what was seen.
+    fn remember(&mut self, trees: Option<&Trees>) {
+        if let Some(trees) = trees.filter(|_| self.seen.root.is_some()) {
+            trees.put(self.timeline, std::mem::take(&mut self.seen));
+        }
+    }
+
     /// The root of the timeline's tree, if it has one; and with it the nodes that the page will need if the tree is still what
     /// it was.
     async fn root(&mut self, request: &PageRequest) -> Result<Option<Arc<Root>>, StoreError> {
@@ -203,11 +217,12 @@ impl Reader<'_> {
         cells.extend(self.likely_nodes(request));
         let stored = self.store.read_tallies(self.timeline, &cells).await?;
         self.read = cells.into_iter().zip(stored).collect();
+        let seen = self.seen.root.take();
         let Some(stored) = self.read.remove(&ROOT_CELL).flatten().filter(|root| root.bytes != Root::NONE)
         else {
             return Ok(None);
         };
-        let root = decode(Seen::read(self.seen.root.as_ref(), &stored, Root::decode))?;
+        let root = decode(Seen::read(seen.as_ref(), &stored, Root::decode))?;
         self.seen.root = Some(root.clone());
         Ok(Some(root.value))
     }
@@ -216,6 +231,9 @@ impl Reader<'_> {
     /// the page begins and ends in.
     fn likely_nodes(&self, request: &PageRequest) -> Vec<u32> {
         let Some(Version { value: root, .. }) = &self.seen.root else { return Vec::new() };
+        if root.paired && request.campaign.is_some() {
+            return Vec::new();
+        }
         let Some(Wanted { span, entries, ragged }) = Wanted::of(root, &request.span) else {
             return Vec::new();
         };
@@ -252,11 +270,12 @@ impl Reader<'_> {
         let leaves = (0..node.value.leaves.len()).map(|at| {
             let leaf = node.value.leaf_span(at);
             let part = span.and(&leaf);
-            let counts = &node.value.leaves[at].counts;
-            match self.seen.piece((cell, node.stamp), &part) {
+            let version = LeafVersion { cell, stamp: node.stamp, from: leaf.from.clone() };
+            let counts = if part == leaf { None } else { self.seen.count(&version, &part) };
+            match counts {
+                _ if part.is_empty() => 0,
                 Some(counts) => counts.matching(types),
-                None if part.is_empty() => 0,
-                None => counts.matching(types),
+                None => node.value.leaves[at].counts.matching(types),
             }
         });
         leaves.sum()
@@ -308,32 +327,43 @@ impl Reader<'_> {
         Ok(stretches)
     }
 
-    /// Counts parts of leaves, each given by entry, leaf, span, and whether it is on the page: its rows are held then.
+    /// Counts parts of leaves, each given by entry, leaf, span, and whether it is on the page: its rows are held then. Of another the
+    /// keys of the whole leaf are read, and remembered where they are what its node counts, no more and no less.
     async fn count_pieces(
         &mut self,
         root: &Root,
         pieces: Vec<(usize, usize, Span, bool)>,
     ) -> Result<Vec<Piece>, StoreError> {
-        let (store, timeline, reader) = (self.store, self.timeline, &*self);
+        let reader = &*self;
         let counted = pieces.into_iter().map(|(entry, leaf, span, is_on_page)| async move {
+            let leaf_span = reader.leaf_span(root, entry, leaf);
             let Entry { cell, parts, .. } = &root.entries[entry];
-            let node = reader.nodes[cell].stamp.map(|stamp| (*cell, stamp));
-            if let Some(counts) = node.and_then(|node| reader.seen.piece(node, &span)) {
-                return Ok((Piece { entry, span, counts: *counts, rows: None }, node, 0));
+            let (cell, from) = (*cell, leaf_span.from.clone());
+            let version = reader.nodes[&cell].stamp.map(|stamp| LeafVersion { cell, stamp, from });
+            if let Some(counts) = version.as_ref().and_then(|leaf| reader.seen.count(leaf, &span)) {
+                return Ok((Piece { entry, span, counts, rows: None }, None, 0));
             }
-            let types = reader.counts(root, Stretch::Leaf(entry, leaf)).present(TypeSet::ALL);
-            let columns = if is_on_page { Columns::All } else { Columns::Keys };
-            let segment = Segment { span: span.clone(), parts: parts.clone(), types };
-            let rows = read_parts(store, timeline, &segment, columns, usize::MAX).await?;
-            let (counts, read) = (Counts::of(rows.iter().map(|row| &row.key)), rows.len() as u64);
-            Ok::<_, StoreError>((Piece { entry, span, counts, rows: is_on_page.then_some(rows) }, node, read))
+            let in_leaf = reader.counts(root, Stretch::Leaf(entry, leaf));
+            let (columns, read) =
+                if is_on_page { (Columns::All, &span) } else { (Columns::Keys, &leaf_span) };
+            let types = in_leaf.present(TypeSet::ALL);
+            let segment = Segment { span: read.clone(), parts: parts.clone(), types };
+            let rows = read_parts(reader.store, reader.timeline, &segment, columns, usize::MAX).await?;
+            let in_span = rows.iter().map(|row| &row.key).filter(|key| span.contains(&key.position));
+            let (counts, rows_read) = (Counts::of(in_span), rows.len() as u64);
+            if is_on_page {
+                return Ok((Piece { entry, span, counts, rows: Some(rows) }, None, rows_read));
+            }
+            let keys: Arc<[RowKey]> = rows.into_iter().map(|row| row.key).collect();
+            let seen = version.filter(|_| Counts::of(&*keys) == *in_leaf).map(|leaf| (leaf, keys));
+            Ok::<_, StoreError>((Piece { entry, span, counts, rows: None }, seen, rows_read))
         });
         let counted = try_join_all(counted).await?;
         let mut pieces = Vec::with_capacity(counted.len());
-        for (piece, node, read) in counted {
-            self.rows_read += read;
-            if let Some(node) = node {
-                self.seen.put_piece(SeenPiece { node, span: piece.span.clone(), counts: piece.counts });
+        for (piece, seen, rows_read) in counted {
+            self.rows_read += rows_read;
+            if let Some((leaf, keys)) = seen {
+                self.seen.put_leaf(leaf, keys);
             }
             pieces.push(piece);
         }
@@ -343,7 +373,7 @@ impl Reader<'_> {
     /// The page's rows: walks the stretches from the newest, past as many rows as come before the page.
     async fn page_of(
         &mut self,
-        root: &Root,
+        root: &Arc<Root>,
         stretches: Vec<Stretch>,
         request: &PageRequest,
     ) -> Result<Vec<Row>, StoreError> {
@@ -443,11 +473,11 @@ impl Reader<'_> {
     /// The leaves of a whole node, oldest first.
     async fn leaves_of(
         &mut self,
-        root: &Root,
+        root: &Arc<Root>,
         entry: usize,
     ) -> Result<impl Iterator<Item = Stretch> + use<>, StoreError> {
         if !self.nodes.contains_key(&root.entries[entry].cell) {
-            self.load_nodes(&mut Arc::new(root.clone()), &[entry]).await?;
+            self.load_nodes(&mut root.clone(), &[entry]).await?;
         }
         Ok((0..self.leaf_count(root, entry)).map(move |leaf| Stretch::Leaf(entry, leaf)))
     }

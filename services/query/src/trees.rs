@@ -9,19 +9,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use event_store::StoredTally;
 use lru::LruCache;
-use smallvec::SmallVec;
 use timeline::codec::Damaged;
+use timeline::row::RowKey;
 use timeline::tally::{Counts, Node, Root};
-use timeline::{Span, TimelineId};
+use timeline::{Position, Span, TimelineId};
 
 /// How many timelines are remembered.
 const TIMELINES_MAX: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
-/// Entries of roots and leaves of nodes that are remembered, all in all: some 100 bytes each.
+/// Entries of roots, leaves of nodes and keys of leaves that are remembered, all in all: some 100 bytes each.
 const WEIGHT_MAX: usize = 100_000;
 /// Nodes of one timeline that are remembered.
 const NODES_MAX: usize = 8;
-/// Counted pieces of leaves of one timeline that are remembered.
-const PIECES_MAX: usize = 8;
+/// Leaves of one timeline whose keys are remembered.
+const LEAVES_MAX: usize = 8;
 
 /// A cell as it was written at an instant.
 #[derive(Debug)]
@@ -38,23 +38,23 @@ impl<T> Clone for Version<T> {
     }
 }
 
-/// A part of a leaf whose rows were counted one by one.
-#[derive(Clone, Debug)]
-pub(crate) struct SeenPiece {
-    /// The cell of the leaf's node, and its write timestamp then: what is counted in the node changes with it.
-    pub(crate) node: (u32, i64),
-    /// Which part.
-    pub(crate) span: Span,
-    /// Its rows.
-    pub(crate) counts: Counts,
+/// Which leaf, of a node that was written at an instant: with what is counted in the node its write timestamp changes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LeafVersion {
+    /// The cell of its node.
+    pub(crate) cell: u32,
+    /// The write timestamp of that.
+    pub(crate) stamp: i64,
+    /// Its first position.
+    pub(crate) from: Position,
 }
 
 /// What was seen of one tree; what was used last comes first.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) root: Option<Version<Root>>,
-    nodes: SmallVec<[(u32, Version<Node>); NODES_MAX]>,
-    pieces: SmallVec<[SeenPiece; PIECES_MAX]>,
+    nodes: Vec<(u32, Version<Node>)>,
+    leaves: Vec<(LeafVersion, Arc<[RowKey]>)>,
 }
 
 impl Seen {
@@ -75,9 +75,10 @@ impl Seen {
         self.nodes.iter().find(|(seen, _)| *seen == cell).map(|(_, node)| node)
     }
 
-    /// The rows of `span`, a part of a leaf of the node that was written so.
-    pub(crate) fn piece(&self, node: (u32, i64), span: &Span) -> Option<&Counts> {
-        self.pieces.iter().find(|piece| piece.node == node && piece.span == *span).map(|piece| &piece.counts)
+    /// The numbers of a leaf's rows in `span`.
+    pub(crate) fn count(&self, leaf: &LeafVersion, span: &Span) -> Option<Counts> {
+        let (_, keys) = self.leaves.iter().find(|(seen, _)| seen == leaf)?;
+        Some(Counts::of(keys.iter().filter(|key| span.contains(&key.position))))
     }
 
     /// Remembers a node.
@@ -87,16 +88,17 @@ impl Seen {
         self.nodes.insert(0, (cell, node));
     }
 
-    /// Remembers a piece.
-    pub(crate) fn put_piece(&mut self, piece: SeenPiece) {
-        self.pieces.retain(|seen| seen.node != piece.node || seen.span != piece.span);
-        self.pieces.truncate(PIECES_MAX - 1);
-        self.pieces.insert(0, piece);
+    /// Remembers the keys of a leaf, all that its node counts.
+    pub(crate) fn put_leaf(&mut self, leaf: LeafVersion, keys: Arc<[RowKey]>) {
+        self.leaves.retain(|(seen, _)| *seen != leaf);
+        self.leaves.truncate(LEAVES_MAX - 1);
+        self.leaves.insert(0, (leaf, keys));
     }
 
     fn weight(&self) -> usize {
         let root = self.root.as_ref().map_or(0, |root| root.value.entries.len());
-        root + self.nodes.iter().map(|(_, node)| node.value.leaves.len()).sum::<usize>()
+        let nodes = self.nodes.iter().map(|(_, node)| node.value.leaves.len());
+        root + nodes.chain(self.leaves.iter().map(|(_, keys)| keys.len())).sum::<usize>()
     }
 }
 

@@ -45,11 +45,13 @@ pub(crate) enum Fault {
     AppendUnacknowledged,
     /// An owner that reads no rows does not say that there is no tree.
     TreelessUnsaid,
+    /// A reader takes what it has seen of a tree for what is there.
+    SeenIsTrusted,
 }
 
 impl Fault {
     /// Every fault.
-    pub(crate) const ALL: [Fault; 19] = [
+    pub(crate) const ALL: [Fault; 20] = [
         Fault::NoEpoch,
         Fault::StampWhenSent,
         Fault::TrustTally,
@@ -69,6 +71,7 @@ impl Fault {
         Fault::StaleCount,
         Fault::AppendUnacknowledged,
         Fault::TreelessUnsaid,
+        Fault::SeenIsTrusted,
     ];
 
     /// The rule of the tree that is left out, where it is one of the tree's.

@@ -285,8 +285,11 @@ impl EventStore for SimStore {
     ) -> Result<Vec<Option<StoredTally>>, StoreError> {
         self.read("read_tallies", |state, now| {
             let cell = |cell: &u32| {
-                let cell = state.tallies.get(&(timeline.clone(), *cell))?;
-                Some(StoredTally { stamp: cell.stamp, bytes: cell.alive(now)?.clone() })
+                let stored = state.tallies.get(&(timeline.clone(), *cell))?;
+                // To a reader a node then looks as it did whenever it saw it.
+                let is_undated = self.sim.fault == Fault::SeenIsTrusted && *cell != ROOT_CELL;
+                let stamp = if is_undated { 0 } else { stored.stamp };
+                Some(StoredTally { stamp, bytes: stored.alive(now)?.clone() })
             };
             cells.iter().map(cell).collect()
         })
