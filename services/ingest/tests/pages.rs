@@ -58,6 +58,7 @@ async fn every_page_is_exact_and_reads_few_rows() {
     let timeline = TimelineId::campaign(&AccountId::parse("acme").unwrap(), &Id::parse("giant").unwrap());
     let mut rng = StdRng::seed_from_u64(7);
     let rows = rows(&mut rng, &timeline);
+    let some_row = rows[0].clone();
     let settings =
         OwnerSettings { retention_ms: 180 * DAY_MS, keys_held_max: 20_000, sizes: Sizes::default() };
     let clock: Clock = Arc::new(|| NOW);
@@ -109,6 +110,25 @@ async fn every_page_is_exact_and_reads_few_rows() {
         // Two ragged ends, the leaf that the page begins in, and the one it ends in.
         let few = (limit + 4 * LEAF_ROWS_MAX) as u64;
         assert!(read.rows_read <= few, "{} rows were read for {request:?}", read.rows_read);
+    }
+
+    // Much expires and has not been swept yet: a page that is cut where retention ends does not read it.
+    let later = NOW.plus_ms(145 * DAY_MS);
+    let clock: Clock = Arc::new(move || later);
+    let newest = PlacedRow {
+        key: RowKey { position: Position { at: later, id: "newest".into() }, event_type: EventType::Sent },
+        ..some_row
+    };
+    let mut owner = Owner::new(store.clone(), "test", settings);
+    owner.work(&clock, vec![OwnBatch { partition: 0, claim: 2, rows: vec![newest] }]).await;
+    let cut = later.minus_ms(180 * DAY_MS);
+    let kept = keys.iter().filter(|key| key.position.at >= cut).count() as u64 + 1;
+    for offset in [0, 100, kept - 10] {
+        let span = Span { from: Position::at_start_of(cut), until: Position::max() };
+        let request = PageRequest { types: TypeSet::ALL, span, campaign: None, offset, limit: 10 };
+        let read = read_page_by(&trees, store.as_ref(), &timeline, &request).await.unwrap();
+        assert_eq!((read.total, read.rows.len()), (kept, 10));
+        assert!(read.rows_read <= 10 + 4 * LEAF_ROWS_MAX as u64, "{} rows were read", read.rows_read);
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use event_store::{Columns, EventStore, StoreError, StoredRow, StoredTally};
 use futures::future::try_join_all;
 use timeline::row::RowKey;
-use timeline::tally::{Counts, Entry, FIRST_PART, Node, Parts, ROOT_CELL, Root, Sizes};
+use timeline::tally::{Counts, Entry, FIRST_PART, Leaf, Node, Parts, ROOT_CELL, Root, Sizes};
 use timeline::{EventType, Id, Position, Row, RowBody, Span, Subject, TimelineId, TypeSet};
 
 use crate::trees::{LeafVersion, Seen, Trees, Version};
@@ -266,17 +266,23 @@ impl Reader<'_> {
     }
 
     /// How many rows of a node that was seen are in `span`, which it is not wholly in: nearly.
-    fn likely_rows(&self, cell: u32, node: &Version<Node>, span: &Span, types: TypeSet) -> u64 {
-        let leaves = (0..node.value.leaves.len()).map(|at| {
-            let leaf = node.value.leaf_span(at);
-            let part = span.and(&leaf);
-            let version = LeafVersion { cell, stamp: node.stamp, from: leaf.from.clone() };
-            let counts = if part == leaf { None } else { self.seen.count(&version, &part) };
-            match counts {
-                _ if part.is_empty() => 0,
-                Some(counts) => counts.matching(types),
-                None => node.value.leaves[at].counts.matching(types),
-            }
+    fn likely_rows(
+        &self,
+        cell: u32,
+        Version { stamp, value: node }: &Version<Node>,
+        span: &Span,
+        types: TypeSet,
+    ) -> u64 {
+        let begin = node.leaves.partition_point(|leaf| leaf.from <= span.from).saturating_sub(1);
+        let end = node.leaves.partition_point(|leaf| leaf.from < span.until);
+        let leaves = (begin..end).map(|at| {
+            let Leaf { from, counts } = &node.leaves[at];
+            let is_cut = at == begin || at + 1 == end;
+            let seen = is_cut.then(|| {
+                let leaf = LeafVersion { cell, stamp: *stamp, from: from.clone() };
+                self.seen.count(&leaf, &span.and(&node.leaf_span(at)))
+            });
+            seen.flatten().as_ref().unwrap_or(counts).matching(types)
         });
         leaves.sum()
     }
@@ -344,10 +350,17 @@ impl Reader<'_> {
                 return Ok((Piece { entry, span, counts, rows: None }, None, 0));
             }
             let in_leaf = reader.counts(root, Stretch::Leaf(entry, leaf));
-            let (columns, read) =
-                if is_on_page { (Columns::All, &span) } else { (Columns::Keys, &leaf_span) };
+            let mut read = span.clone();
+            if !is_on_page {
+                read.until = leaf_span.until;
+                // The oldest leaf begins before all that has expired, of which there may be much.
+                if leaf_span.from > Position::min() {
+                    read.from = leaf_span.from;
+                }
+            }
+            let columns = if is_on_page { Columns::All } else { Columns::Keys };
             let types = in_leaf.present(TypeSet::ALL);
-            let segment = Segment { span: read.clone(), parts: parts.clone(), types };
+            let segment = Segment { span: read, parts: parts.clone(), types };
             let rows = read_parts(reader.store, reader.timeline, &segment, columns, usize::MAX).await?;
             let in_span = rows.iter().map(|row| &row.key).filter(|key| span.contains(&key.position));
             let (counts, rows_read) = (Counts::of(in_span), rows.len() as u64);
