@@ -107,7 +107,8 @@ impl Asked {
         let (name, mix, view, want) = match self {
             Asked::Views(views) => {
                 let viewed = &views[number as usize % views.len()];
-                (viewed.name, &viewed.mix, viewed.view.clone(), Some(&viewed.want))
+                let (view, want) = viewed.turn(number as usize / views.len());
+                (viewed.name, &viewed.mix, view.clone(), Some(want))
             }
             Asked::Random(pages) => ("random", &pages.mix, pages.view(number), None),
         };

@@ -2,7 +2,6 @@
 //! same. Each knows what it must show.
 
 use std::collections::BTreeSet;
-use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,6 +43,14 @@ impl Viewed {
         let total = mix.shown(&View { per_page: 1, ..view.clone() }).total;
         let view = view.at_share(share, total);
         Viewed { name, mix: mix.clone(), want: mix.shown(&view), view, others: Vec::new() }
+    }
+
+    /// What is asked for the `number`th time, and what it must show.
+    pub(crate) fn turn(&self, number: usize) -> (&View, &Shown) {
+        match number % (1 + self.others.len()) {
+            0 => (&self.view, &self.want),
+            other => (&self.others[other - 1].0, &self.others[other - 1].1),
+        }
     }
 
     /// The views of a campaign. All are made before anything is measured: to make them, events are made again, many of them.
@@ -110,14 +117,6 @@ pub(crate) async fn measure(
     bar: &ProgressBar,
 ) -> anyhow::Result<(Vec<Vec<f64>>, BTreeSet<String>)> {
     let mut connection = server.connect().await?;
-    // Of each page what is asked for in turn.
-    let asked: Vec<Vec<(String, &Shown)>> = views
-        .iter()
-        .map(|Viewed { mix, view, want, others, .. }| {
-            let all = others.iter().map(|(view, want)| (view, want));
-            iter::once((view, want)).chain(all).map(|(view, want)| (view.path(mix), want)).collect()
-        })
-        .collect();
     let mut took_ms = vec![Vec::with_capacity(rounds); views.len()];
     let mut wrong = BTreeSet::new();
     let mut chance = StdRng::seed_from_u64(1);
@@ -129,9 +128,11 @@ pub(crate) async fn measure(
             if spent[at] > SLOW && round % SLOW_ROUNDS > 0 {
                 continue;
             }
-            let (viewed, (path, want)) = (&views[at], &asked[at][round % asked[at].len()]);
+            let viewed = &views[at];
+            let (view, want) = viewed.turn(round);
+            let path = view.path(&viewed.mix);
             let begun = Instant::now();
-            let answer = connection.get(path).await?;
+            let answer = connection.get(&path).await?;
             let took = begun.elapsed();
             ensure!(answer.status.is_success(), "{path}: {}", answer.status);
             let shown = Shown::of_answer(&answer.body)?;
