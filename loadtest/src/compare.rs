@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// Where the outcomes are kept.
     #[arg(long)]
     results: Option<PathBuf>,
-    /// Measures a phase again that has an outcome already; may be given several times.
+    /// Measures a phase again that was measured at this commit already; may be given several times.
     #[arg(long, value_enum)]
     again: Vec<Phase>,
     /// Measures these phases alone; may be given several times.
@@ -167,11 +167,11 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     };
 
     let mut outcomes = KeptOutcomes::open(&results)?;
-    let machine = Machine::this();
+    let (machine, commit) = (Machine::this(), machine::commit());
     let mut failed = Vec::new();
     for phase in Phase::ALL {
         let is_wanted = options.only.is_empty() || options.only.contains(&phase);
-        let is_missing = is_wanted && !outcomes.contains(phase.name());
+        let is_missing = is_wanted && !outcomes.contains(phase.name(), &commit);
         if !is_missing && !options.again.contains(&phase) {
             continue;
         }
@@ -181,7 +181,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
             Ok(outcome) => outcomes.keep(Kept {
                 phase: phase.name().to_owned(),
                 finished: chrono::Utc::now().format("%Y-%m-%d %H:%M UTC").to_string(),
-                commit: machine::commit(),
+                commit: commit.clone(),
                 is_quick: options.quick,
                 seconds: begun.elapsed().as_secs_f64(),
                 outcome,

@@ -32,9 +32,9 @@ impl KeptOutcomes {
         Ok(KeptOutcomes { folder: folder.to_owned(), by_phase })
     }
 
-    /// Whether there is one of `phase`.
-    pub(super) fn contains(&self, phase: &str) -> bool {
-        self.by_phase.contains_key(phase)
+    /// Whether `phase` was measured at `commit`. What was measured at another is shown until it is measured again.
+    pub(super) fn contains(&self, phase: &str, commit: &str) -> bool {
+        self.by_phase.get(phase).is_some_and(|kept| kept.commit == commit)
     }
 
     /// All of them.
@@ -74,7 +74,8 @@ mod tests {
         };
         KeptOutcomes::open(folder.path()).expect("opens").keep(kept.clone()).expect("keeps");
         let again = KeptOutcomes::open(folder.path()).expect("opens");
-        assert!(again.contains("decode") && !again.contains("pages"));
+        assert!(again.contains("decode", "abc"));
+        assert!(!again.contains("pages", "abc") && !again.contains("decode", "abd"));
         assert_eq!(again.all()["decode"], kept);
     }
 }
