@@ -30,7 +30,7 @@ pub(crate) struct Options {
     /// Everything small, within minutes: shows that it runs. It has results of its own, `loadtest/results/quick`.
     #[arg(long)]
     quick: bool,
-    /// Ten million events on Cassandra, too: an hour more.
+    /// Ten million events on Cassandra, too; with `--again pages-cassandra` where its pages were measured without.
     #[arg(long, conflicts_with = "quick")]
     full: bool,
     /// The most events of a campaign whose pages are measured, where less than all is to do.

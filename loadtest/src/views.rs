@@ -47,7 +47,8 @@ impl Viewed {
 
     /// What is asked for the `number`th time, and what it must show.
     pub(crate) fn turn(&self, number: usize) -> (&View, &Shown) {
-        match number % (1 + self.others.len()) {
+        // Neighbours may end in one leaf, and are not asked for one after the other.
+        match number * 5 % (1 + self.others.len()) {
             0 => (&self.view, &self.want),
             other => (&self.others[other - 1].0, &self.others[other - 1].1),
         }

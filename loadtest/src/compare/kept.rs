@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::report::Kept;
+use crate::report::{Kept, machine};
 
 /// The outcomes in a folder.
 pub(super) struct KeptOutcomes {
@@ -32,9 +32,11 @@ impl KeptOutcomes {
         Ok(KeptOutcomes { folder: folder.to_owned(), by_phase })
     }
 
-    /// Whether `phase` was measured at `commit`. What was measured at another is shown until it is measured again.
+    /// Whether `phase` was measured at `commit`, and that tells all of the program. What was measured at another is shown until it is
+    /// measured again.
     pub(super) fn contains(&self, phase: &str, commit: &str) -> bool {
-        self.by_phase.get(phase).is_some_and(|kept| kept.commit == commit)
+        let kept = self.by_phase.get(phase);
+        kept.is_some_and(|kept| kept.commit == commit && !commit.ends_with(machine::WITH_CHANGES))
     }
 
     /// All of them.
@@ -74,8 +76,12 @@ mod tests {
         };
         KeptOutcomes::open(folder.path()).expect("opens").keep(kept.clone()).expect("keeps");
         let again = KeptOutcomes::open(folder.path()).expect("opens");
+        assert_eq!(again.all()["decode"], kept);
         assert!(again.contains("decode", "abc"));
         assert!(!again.contains("pages", "abc") && !again.contains("decode", "abd"));
-        assert_eq!(again.all()["decode"], kept);
+        let mut again = again;
+        let dirty = format!("abc{}", machine::WITH_CHANGES);
+        again.keep(Kept { commit: dirty.clone(), ..again.all()["decode"].clone() }).expect("keeps");
+        assert!(!again.contains("decode", &dirty), "of what changes there were nothing is known");
     }
 }

@@ -47,12 +47,15 @@ impl Machine {
     }
 }
 
+/// What the name of a commit ends with where the program is not what the commit says.
+pub(crate) const WITH_CHANGES: &str = " with changes";
+
 /// The commit that is checked out, and whether anything differs from it.
 pub(crate) fn commit() -> String {
     let commit = first_line("git", &["rev-parse", "--short", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
     let changed =
         first_line("git", &["status", "--porcelain", "--untracked-files=no", "--", "*.rs", "*.toml"]);
-    if changed.is_some() { format!("{commit} with changes") } else { commit }
+    if changed.is_some() { format!("{commit}{WITH_CHANGES}") } else { commit }
 }
 
 /// The first line that a program prints, on either output.

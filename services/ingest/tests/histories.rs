@@ -146,6 +146,9 @@ async fn run(seed: u64, fault: Fault) -> Result<u64, String> {
         }
     }
     groups.iter().for_each(Group::stop);
+    if let Some(reading) = reading {
+        reading.await.map_err(|panic| format!("a reader: {panic}"))?;
+    }
     let plan = match forgotten {
         Some(contact) => plan.without(&TimelineId::contact(&account, contact)),
         None => plan,

@@ -280,7 +280,7 @@ impl Reader<'_> {
             let is_cut = at == begin || at + 1 == end;
             let seen = is_cut.then(|| {
                 let leaf = LeafVersion { cell, stamp: *stamp, from: from.clone() };
-                self.seen.count(&leaf, &span.and(&node.leaf_span(at)))
+                self.seen.leaf(&leaf).map(|keys| counts_in(span, keys.iter()))
             });
             seen.flatten().as_ref().unwrap_or(counts).matching(types)
         });
@@ -346,8 +346,11 @@ impl Reader<'_> {
             let Entry { cell, parts, .. } = &root.entries[entry];
             let (cell, from) = (*cell, leaf_span.from.clone());
             let version = reader.nodes[&cell].stamp.map(|stamp| LeafVersion { cell, stamp, from });
-            if let Some(counts) = version.as_ref().and_then(|leaf| reader.seen.count(leaf, &span)) {
-                return Ok((Piece { entry, span, counts, rows: None }, None, 0));
+            let seen =
+                version.as_ref().and_then(|leaf| Some((leaf.clone(), reader.seen.leaf(leaf)?.clone())));
+            if let Some((_, keys)) = &seen {
+                let counts = counts_in(&span, keys.iter());
+                return Ok((Piece { entry, span, counts, rows: None }, seen, 0));
             }
             let in_leaf = reader.counts(root, Stretch::Leaf(entry, leaf));
             let mut read = span.clone();
@@ -362,8 +365,8 @@ impl Reader<'_> {
             let types = in_leaf.present(TypeSet::ALL);
             let segment = Segment { span: read, parts: parts.clone(), types };
             let rows = read_parts(reader.store, reader.timeline, &segment, columns, usize::MAX).await?;
-            let in_span = rows.iter().map(|row| &row.key).filter(|key| span.contains(&key.position));
-            let (counts, rows_read) = (Counts::of(in_span), rows.len() as u64);
+            let counts = counts_in(&span, rows.iter().map(|row| &row.key));
+            let rows_read = rows.len() as u64;
             if is_on_page {
                 return Ok((Piece { entry, span, counts, rows: Some(rows) }, None, rows_read));
             }
@@ -610,6 +613,11 @@ impl Reader<'_> {
         self.rows_read += rows.len() as u64;
         Ok(rows)
     }
+}
+
+/// The numbers of the keys in `span`.
+fn counts_in<'a>(span: &Span, keys: impl Iterator<Item = &'a RowKey>) -> Counts {
+    Counts::of(keys.filter(|key| span.contains(&key.position)))
 }
 
 /// The rows of a segment in all its parts, newest first. Where an event stands in two parts, the row of the greater rank is it.

@@ -11,8 +11,8 @@ use event_store::StoredTally;
 use lru::LruCache;
 use timeline::codec::Damaged;
 use timeline::row::RowKey;
-use timeline::tally::{Counts, Node, Root};
-use timeline::{Position, Span, TimelineId};
+use timeline::tally::{Node, Root};
+use timeline::{Position, TimelineId};
 
 /// How many timelines are remembered.
 const TIMELINES_MAX: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
@@ -75,10 +75,9 @@ impl Seen {
         self.nodes.iter().find(|(seen, _)| *seen == cell).map(|(_, node)| node)
     }
 
-    /// The numbers of a leaf's rows in `span`.
-    pub(crate) fn count(&self, leaf: &LeafVersion, span: &Span) -> Option<Counts> {
-        let (_, keys) = self.leaves.iter().find(|(seen, _)| seen == leaf)?;
-        Some(Counts::of(keys.iter().filter(|key| span.contains(&key.position))))
+    /// The keys of a leaf.
+    pub(crate) fn leaf(&self, leaf: &LeafVersion) -> Option<&Arc<[RowKey]>> {
+        self.leaves.iter().find(|(seen, _)| seen == leaf).map(|(_, keys)| keys)
     }
 
     /// Remembers a node.
