@@ -157,9 +157,8 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// `None` where nothing is.
+    /// `None` where nothing is. Nothing is older or newer than the root says, so a bound beyond that is none.
     fn of(root: &Root, span: &Span) -> Option<Wanted> {
-        // Nothing is older or newer than the root says, so a bound beyond that is none.
         let mut span = span.clone();
         if span.from <= Position::at_start_of(root.oldest) {
             span.from = Position::min();
@@ -167,6 +166,11 @@ impl Wanted {
         if span.until.at > root.newest {
             span.until = Position::max();
         }
+        Wanted::within(root, span)
+    }
+
+    /// [`Wanted::of`], whatever the root says is the oldest and the newest.
+    fn within(root: &Root, span: Span) -> Option<Wanted> {
         if span.is_empty() {
             return None;
         }
@@ -305,8 +309,20 @@ impl Reader<'_> {
         root: &mut Arc<Root>,
         request: &PageRequest,
     ) -> Result<Vec<Stretch>, StoreError> {
-        let Some(wanted) = Wanted::of(root, &request.span) else { return Ok(Vec::new()) };
-        self.load_nodes(root, &wanted.ragged).await?;
+        let Some(mut wanted) = Wanted::of(root, &request.span) else { return Ok(Vec::new()) };
+        if !self.load_nodes(root, &wanted.ragged).await? {
+            // A node that is not what the root says may count what is older than the root knows of: an earlier owner's late write, of what
+            // its successor left out as expired.
+            let Some(all) = Wanted::within(root, request.span.clone()) else { return Ok(Vec::new()) };
+            wanted = all;
+            let unread: Vec<usize> = wanted
+                .ragged
+                .iter()
+                .copied()
+                .filter(|at| !self.nodes.contains_key(&root.entries[*at].cell))
+                .collect();
+            self.load_nodes(root, &unread).await?;
+        }
         let mut stretches = Vec::with_capacity(wanted.entries.clone().count());
         let mut uncounted = Vec::new();
         for entry in wanted.entries {
@@ -423,7 +439,9 @@ impl Reader<'_> {
             if sources.is_empty() {
                 break;
             }
-            let read = self.read_sources(sources, index(skip + missing)).await?;
+            let mut read = self.read_sources(sources, index(skip + missing)).await?;
+            // Where bounds are none for the root there may be a row of an earlier owner's that its successor left out as expired.
+            read.retain(|row| request.span.contains(&row.key.position));
             let held = read.len() as u64;
             rows.extend(read.into_iter().skip(index(skip)).take(index(missing)));
             skip = skip.saturating_sub(held);
@@ -541,8 +559,9 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads nodes and lets the root's copy of their numbers follow them.
-    async fn load_nodes(&mut self, root: &mut Arc<Root>, entries: &[usize]) -> Result<(), StoreError> {
+    /// Reads nodes and lets the root's copy of their numbers follow them. Whether they were what the root said.
+    async fn load_nodes(&mut self, root: &mut Arc<Root>, entries: &[usize]) -> Result<bool, StoreError> {
+        let mut are_as_said = true;
         let cells = entries.iter().map(|at| root.entries[*at].cell);
         let unread: Vec<u32> = cells.filter(|cell| !self.read.contains_key(cell)).collect();
         if !unread.is_empty() {
@@ -564,11 +583,12 @@ impl Reader<'_> {
             let counts = read.node.counts();
             if counts != root.entries[at].counts {
                 telemetry::metrics::TREE_MISMATCHES.inc();
+                are_as_said = false;
                 Arc::make_mut(root).entries[at].counts = counts;
             }
             self.nodes.insert(cell, read);
         }
-        Ok(())
+        Ok(are_as_said)
     }
 
     /// A node whose cell is not what the root says, as it is for a moment while its owner splits it, or until the owner of the
