@@ -3,18 +3,16 @@
 
 use std::fmt;
 
-use smol_str::SmolStr;
-
 /// The longest id, in characters.
 pub const ID_CHARS_MAX: usize = 64;
 
 /// A campaign's, automation's, list's, step's, message's or event's id: `[A-Za-z0-9_.:-]{1,64}`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Id(SmolStr);
+pub struct Id(Box<str>);
 
 /// A tenant's id: `[A-Za-z0-9_.-]{1,64}`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AccountId(SmolStr);
+pub struct AccountId(Box<str>);
 
 impl Id {
     /// What [`Id::parse`] accepts, for error messages.
@@ -57,7 +55,7 @@ pub fn parse_uuid(text: &str) -> Option<uuid::Uuid> {
     if text.len() == 36 { uuid::Uuid::try_parse(text).ok() } else { None }
 }
 
-fn parse_opaque(text: &str, colon: bool) -> Option<SmolStr> {
+fn parse_opaque(text: &str, colon: bool) -> Option<Box<str>> {
     if text.is_empty() || text.len() > ID_CHARS_MAX {
         return None;
     }
@@ -73,7 +71,11 @@ fn parse_opaque(text: &str, colon: bool) -> Option<SmolStr> {
     if !allowed {
         return None;
     }
-    Some(if upper && is_uuid(text) { text.to_ascii_lowercase().into() } else { text.into() })
+    let mut id: Box<str> = text.into();
+    if upper && is_uuid(text) {
+        id.make_ascii_lowercase();
+    }
+    Some(id)
 }
 
 impl fmt::Debug for Id {
