@@ -75,11 +75,10 @@ mod tests {
             outcome,
         };
         KeptOutcomes::open(folder.path()).expect("opens").keep(kept.clone()).expect("keeps");
-        let again = KeptOutcomes::open(folder.path()).expect("opens");
+        let mut again = KeptOutcomes::open(folder.path()).expect("opens");
         assert_eq!(again.all()["decode"], kept);
         assert!(again.contains("decode", "abc"));
         assert!(!again.contains("pages", "abc") && !again.contains("decode", "abd"));
-        let mut again = again;
         let dirty = format!("abc{}", machine::WITH_CHANGES);
         again.keep(Kept { commit: dirty.clone(), ..again.all()["decode"].clone() }).expect("keeps");
         assert!(!again.contains("decode", &dirty), "of what changes there were nothing is known");

@@ -315,13 +315,7 @@ impl Reader<'_> {
             // its successor left out as expired.
             let Some(all) = Wanted::within(root, request.span.clone()) else { return Ok(Vec::new()) };
             wanted = all;
-            let unread: Vec<usize> = wanted
-                .ragged
-                .iter()
-                .copied()
-                .filter(|at| !self.nodes.contains_key(&root.entries[*at].cell))
-                .collect();
-            self.load_nodes(root, &unread).await?;
+            self.load_nodes(root, &wanted.ragged).await?;
         }
         let mut stretches = Vec::with_capacity(wanted.entries.clone().count());
         let mut uncounted = Vec::new();
@@ -510,9 +504,7 @@ impl Reader<'_> {
         root: &Arc<Root>,
         entry: usize,
     ) -> Result<impl Iterator<Item = Stretch> + use<>, StoreError> {
-        if !self.nodes.contains_key(&root.entries[entry].cell) {
-            self.load_nodes(&mut root.clone(), &[entry]).await?;
-        }
+        self.load_nodes(&mut root.clone(), &[entry]).await?;
         Ok((0..self.leaf_count(root, entry)).map(move |leaf| Stretch::Leaf(entry, leaf)))
     }
 
@@ -559,16 +551,18 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads nodes and lets the root's copy of their numbers follow them. Whether they were what the root said.
+    /// Reads nodes that were not read yet, and lets the root's copy of their numbers follow them. Whether they were what the root said.
     async fn load_nodes(&mut self, root: &mut Arc<Root>, entries: &[usize]) -> Result<bool, StoreError> {
         let mut are_as_said = true;
-        let cells = entries.iter().map(|at| root.entries[*at].cell);
+        let mut missing = entries.to_vec();
+        missing.retain(|at| !self.nodes.contains_key(&root.entries[*at].cell));
+        let cells = missing.iter().map(|at| root.entries[*at].cell);
         let unread: Vec<u32> = cells.filter(|cell| !self.read.contains_key(cell)).collect();
         if !unread.is_empty() {
             let stored = self.store.read_tallies(self.timeline, &unread).await?;
             self.read.extend(unread.into_iter().zip(stored));
         }
-        for at in entries.iter().copied() {
+        for at in missing {
             let (cell, span) = (root.entries[at].cell, root.entry_span(at));
             let stored = self.read.remove(&cell).flatten();
             let version =

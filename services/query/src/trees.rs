@@ -82,16 +82,12 @@ impl Seen {
 
     /// Remembers a node.
     pub(crate) fn put_node(&mut self, cell: u32, node: Version<Node>) {
-        self.nodes.retain(|(seen, _)| *seen != cell);
-        self.nodes.truncate(NODES_MAX - 1);
-        self.nodes.insert(0, (cell, node));
+        put_first(&mut self.nodes, cell, node, NODES_MAX);
     }
 
     /// Remembers the keys of a leaf, all that its node counts.
     pub(crate) fn put_leaf(&mut self, leaf: LeafVersion, keys: Arc<[RowKey]>) {
-        self.leaves.retain(|(seen, _)| *seen != leaf);
-        self.leaves.truncate(LEAVES_MAX - 1);
-        self.leaves.insert(0, (leaf, keys));
+        put_first(&mut self.leaves, leaf, keys, LEAVES_MAX);
     }
 
     fn weight(&self) -> usize {
@@ -99,6 +95,13 @@ impl Seen {
         let nodes = self.nodes.iter().map(|(_, node)| node.value.leaves.len());
         root + nodes.chain(self.leaves.iter().map(|(_, keys)| keys.len())).sum::<usize>()
     }
+}
+
+/// Puts a value before those of all other keys; with it no more than `max` stay.
+fn put_first<K: PartialEq, V>(list: &mut Vec<(K, V)>, key: K, value: V, max: usize) {
+    list.retain(|(other, _)| *other != key);
+    list.truncate(max - 1);
+    list.insert(0, (key, value));
 }
 
 /// The trees that were seen lately.
