@@ -31,12 +31,14 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         replay_per_second_max: None,
     };
     let say_ready = || service.say_ready(None, ops);
-    let round = |Round { store, shutdown, begun }| {
+    let round = |Round { store, shutdown, begun, before_ended }| {
         let kafka = kafka_of(store.live(), kafka.clone());
         let (service, settings) = (service.clone(), settings.clone());
         async move {
             // Who waits for it may be gone.
             let _ = begun.send(());
+            // How far this keyspace is told to be is of a time when the one before was not filled any more.
+            let _ = before_ended.await;
             let Service { clock, health, .. } = service;
             Ok(ingest::kafka::run(&kafka, store, &settings, clock, &health, &shutdown).await?)
         }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use clap::Args;
 use event_store::EventStore;
@@ -33,13 +33,15 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let api = listen(options.listen).await?;
     let (ops_listener, ops) = listen(options.ops_listen).await?;
     let serving_ops = service.serve(ops_listener, telemetry::ops::router(service.health.clone()));
-    let until = Arc::new(AtomicI64::new(i64::MIN));
+    let mut shown = Arc::new(AtomicI64::new(i64::MIN));
     let (rate_limit, retention_days) = (options.limit.rate_limit, options.retention.retention_days);
     let build = |store: Arc<dyn EventStore>, shutdown| {
-        let (service, until) = (service.clone(), until.clone());
+        let until = Arc::new(AtomicI64::new(i64::MIN));
+        let (service, before) = (service.clone(), std::mem::replace(&mut shown, until.clone()));
         let partitions = event_log::CAMPAIGN_EVENTS_PARTITIONS;
         async move {
-            run::wait_until_as_fresh(store.as_ref(), partitions, &until).await;
+            let fresh = run::wait_until_as_fresh(store.as_ref(), partitions, &before, &service.clock).await;
+            until.store(fresh, Ordering::Relaxed);
             let (door, _) = service.doors(&store, rate_limit);
             let visible = run::follow_progress(store.clone(), partitions, until, shutdown).await;
             let door = door.showing(visible);

@@ -32,11 +32,13 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 const BACKLOG: u32 = 4096;
 /// How often it is looked which keyspace is live.
 const FOLLOW_LIVE_EVERY: Duration = Duration::from_secs(2);
+/// How long after one service sees it all have seen it, in milliseconds.
+const ALL_FOLLOWED_MS: i64 = 4_000;
 /// How long that may fail before the service is not ready, and what the check is called.
 const FOLLOW_LIVE_MAX: Duration = Duration::from_secs(30);
 const LIVE: &str = "live_keyspace";
 /// How long a keyspace that has become live may take to be as far as the one before.
-const FRESH_WAIT_MAX: Duration = Duration::from_secs(30);
+const FRESH_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The system's clock: the only place that reads it.
 pub(crate) fn system_clock() -> Clock {
@@ -101,8 +103,8 @@ impl Service {
     }
 
     /// Runs `round` on the keyspace that is live, once it is there with all tables, and says that the service is ready. Where another
-    /// keyspace becomes live, a round on that one is run, and once it has begun the one before is told to end. Returns when the
-    /// process is told to stop and the last round has ended, or when one fails.
+    /// keyspace becomes live, a round on that one is run, and once it has begun the one before is told to end, which the new one can
+    /// await. Returns when the process is told to stop and the last round has ended, or when one fails.
     pub(crate) async fn follow_live<F>(
         &self,
         config: &ScyllaConfig,
@@ -119,8 +121,9 @@ impl Service {
         loop {
             let shutdown = self.shutdown.child();
             let (begun, has_begun) = oneshot::channel();
-            let mut running =
-                tokio::spawn(round(Round { store: store.clone(), shutdown: shutdown.clone(), begun }));
+            let (ended, before_ended) = oneshot::channel();
+            let (new, told) = (store.clone(), shutdown.clone());
+            let mut running = tokio::spawn(round(Round { store: new, shutdown: told, begun, before_ended }));
             // Where it ends without having begun, that is told below.
             let _ = has_begun.await;
             if let Some(say_ready) = say_ready.take() {
@@ -130,6 +133,8 @@ impl Service {
                 shutdown.begin();
                 running.await??;
             }
+            // Who does not wait for it has dropped it.
+            let _ = ended.send(());
             tokio::select! {
                 ended = &mut running => return ended?,
                 moved = self.moved(config, &store) => match moved {
@@ -150,7 +155,7 @@ impl Service {
         config: &ScyllaConfig,
         (listener, api): (TcpListener, SocketAddr),
         ops: SocketAddr,
-        build: impl Fn(Arc<dyn EventStore>, Shutdown) -> F,
+        mut build: impl FnMut(Arc<dyn EventStore>, Shutdown) -> F,
     ) -> anyhow::Result<()>
     where
         F: Future<Output = Router> + Send + 'static,
@@ -160,7 +165,7 @@ impl Service {
             serving = Some(self.serve(listener, current.router()));
             self.say_ready(Some(api), ops);
         };
-        let round = |Round { store, shutdown, begun }| {
+        let round = |Round { store, shutdown, begun, .. }| {
             let store: Arc<dyn EventStore> = store;
             let (service, current) = (self.clone(), current.clone());
             let app = build(store.clone(), shutdown.clone());
@@ -260,22 +265,35 @@ pub(crate) struct Round {
     pub(crate) shutdown: Shutdown,
     /// To be told once it is under way.
     pub(crate) begun: oneshot::Sender<()>,
+    /// Told once the round before has ended, at once where there was none.
+    pub(crate) before_ended: oneshot::Receiver<()>,
 }
 
 /// Waits until a keyspace is as far as what was shown already, before it is shown in its place; not for ever, and then what is
 /// shown goes back.
-pub(crate) async fn wait_until_as_fresh(store: &dyn EventStore, partitions: i32, shown: &AtomicI64) {
-    let begun = Instant::now();
+///
+/// The keyspace before shows more than is told of it, and is filled until every ingest has seen, too, that another one is live. While it is,
+/// what is `shown` of it goes on; so this one has to be ahead of that by as long as they take to see it, and have come to about when they all
+/// should have. Then what the other one shows was published before. Returns until when this one shows everything.
+pub(crate) async fn wait_until_as_fresh(
+    store: &dyn EventStore,
+    partitions: i32,
+    shown: &AtomicI64,
+    clock: &Clock,
+) -> i64 {
+    let (begun, asked_at) = (Instant::now(), clock().0);
     loop {
-        let progress = store.read_progress(Stage::Own).await.unwrap_or_default();
-        let until = ingest::least(&progress, partitions).map_or(i64::MIN, |least| least.0);
-        if until >= shown.load(Ordering::Relaxed) {
-            return;
+        let shown = shown.load(Ordering::Relaxed);
+        let progress = store.read_progress(Stage::Own).await;
+        let least = progress.as_ref().ok().and_then(|progress| ingest::least(progress, partitions));
+        let until = least.map_or(i64::MIN, |least| least.0);
+        if shown == i64::MIN || until >= shown.max(asked_at).saturating_add(ALL_FOLLOWED_MS) {
+            return until;
         }
         if begun.elapsed() > FRESH_WAIT_MAX {
-            tracing::warn!("the keyspace to move to stays behind the one before: moving all the same");
-            shown.store(until, Ordering::Relaxed);
-            return;
+            let error = progress.err().map(|error| error.chain().to_string());
+            tracing::warn!(error, "the keyspace to move to stays behind the one before: moving all the same");
+            return until;
         }
         tokio::time::sleep(FOLLOW_EVERY).await;
     }

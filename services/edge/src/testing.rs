@@ -193,7 +193,7 @@ reach_first! {
     fn delete_rows(timeline: &TimelineId, part: u32, keys: &[RowKey], stamp: i64) -> ();
     fn read_rows(timeline: &TimelineId, part: u32, types: TypeSet, span: &Span, columns: Columns, limit: usize) -> Vec<StoredRow>;
     fn write_tallies(tallies: &[TallyWrite]) -> ();
-    fn take_treeless(timelines: &[(TimelineId, i64)], ttl_s: u32) -> ();
+    fn promise_trees(timelines: &[TimelineId]) -> ();
     fn read_heads(timelines: &[TimelineId]) -> Vec<Head>;
     fn read_tallies(timeline: &TimelineId, cells: &[u32]) -> Vec<Option<StoredTally>>;
     fn write_sends(now: Timestamp, sends: &[SendWrite]) -> ();
@@ -206,6 +206,7 @@ reach_first! {
     fn mark_known(timelines: &[TimelineId]) -> ();
     fn is_known(timeline: &TimelineId) -> bool;
     fn take_epoch(scope: &str) -> u64;
+    fn read_epoch(scope: &str) -> u64;
     fn write_key(key: &KeyRecord) -> ();
     fn read_key(id: &str) -> Option<KeyRecord>;
     fn list_keys() -> Vec<KeyRecord>;

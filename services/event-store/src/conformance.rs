@@ -83,6 +83,7 @@ pub async fn run(store: Arc<dyn EventStore>, scope: &str) {
         a_known_timeline_stays_known,
         a_head_tells_whether_its_timeline_is_known_and_its_root,
         of_a_timeline_without_a_tree_an_earlier_owners_tree_does_not_show,
+        a_promise_stays_where_rows_are_written_unseen,
         first_parts_come_in_the_order_asked_for,
         epochs_rise_under_many_takers,
         epochs_of_scopes_are_apart,
@@ -933,23 +934,36 @@ async fn a_known_timeline_stays_known(scene: &Scene) {
 
 async fn of_a_timeline_without_a_tree_an_earlier_owners_tree_does_not_show(scene: &Scene) {
     let ids: Vec<TimelineId> = (0..40).map(|number| scene.campaign(&format!("t{number}"))).collect();
-    let taken: Vec<(TimelineId, i64)> = ids.iter().map(|id| (id.clone(), 100)).collect();
-    scene.store.take_treeless(&taken, 3600).await.expect("taken");
-    scene.store.take_treeless(&[], 3600).await.expect("nothing to do");
-    let none = Head { known: true, root: Some(Root::NONE.to_vec()) };
-    assert_eq!(scene.store.read_heads(&ids).await.expect("read"), vec![none.clone(); ids.len()]);
-    let root = |stamp| TallyWrite {
-        timeline: ids[0].clone(),
+    scene.store.mark_known(&ids).await.expect("marked");
+    let root = |id: &TimelineId, stamp, bytes: &[u8]| TallyWrite {
+        timeline: id.clone(),
         stamp,
         ttl_s: 3600,
-        cells: vec![(ROOT_CELL, vec![7])],
+        cells: vec![(ROOT_CELL, bytes.to_vec())],
     };
-    scene.store.write_tallies(&[root(99)]).await.expect("written");
-    assert_eq!(scene.store.read_heads(&ids[..1]).await.expect("read"), [none]);
-    scene.store.write_tallies(&[root(101)]).await.expect("written");
-    scene.store.take_treeless(&taken[..1], 3600).await.expect("taken");
-    let head = Head { known: true, root: Some(vec![7]) };
-    assert_eq!(scene.store.read_heads(&ids[..1]).await.expect("read"), [head]);
+    let none = |id| root(id, 100, Root::NONE);
+    scene.store.write_tallies(&ids.iter().map(none).collect::<Vec<_>>()).await.expect("written");
+    let head = |bytes: &[u8]| Head { known: true, promised: false, root: Some(bytes.to_vec()) };
+    assert_eq!(scene.store.read_heads(&ids).await.expect("read"), vec![head(Root::NONE); ids.len()]);
+    scene.store.write_tallies(&[root(&ids[0], 99, &[7])]).await.expect("written");
+    assert_eq!(scene.store.read_heads(&ids[..1]).await.expect("read"), [head(Root::NONE)]);
+    scene.store.write_tallies(&[root(&ids[0], 101, &[7])]).await.expect("written");
+    scene.store.write_tallies(&[none(&ids[0])]).await.expect("written");
+    assert_eq!(scene.store.read_heads(&ids[..1]).await.expect("read"), [head(&[7])]);
+}
+
+async fn a_promise_stays_where_rows_are_written_unseen(scene: &Scene) {
+    let ids: Vec<TimelineId> = (0..40).map(|number| scene.campaign(&format!("p{number}"))).collect();
+    scene.store.mark_known(&ids).await.expect("marked");
+    scene.store.promise_trees(&ids[1..]).await.expect("promised");
+    scene.store.promise_trees(&ids[39..]).await.expect("promised again");
+    scene.store.promise_trees(&[]).await.expect("nothing to do");
+    scene.store.mark_known(&ids).await.expect("marked again");
+    let promised = scene.store.writes_unseen();
+    let heads = scene.store.read_heads(&ids).await.expect("read");
+    for (at, head) in heads.into_iter().enumerate() {
+        assert_eq!(head, Head { known: true, promised: promised && at > 0, root: None }, "{at}");
+    }
 }
 
 async fn a_head_tells_whether_its_timeline_is_known_and_its_root(scene: &Scene) {
@@ -968,7 +982,7 @@ async fn a_head_tells_whether_its_timeline_is_known_and_its_root(scene: &Scene) 
     assert_eq!(heads.len(), timelines.len());
     for (at, head) in heads.into_iter().enumerate() {
         let root = has_root(at).then(|| at.to_string().into_bytes());
-        assert_eq!(head, Head { known: is_known(at), root }, "{at}");
+        assert_eq!(head, Head { known: is_known(at), promised: false, root }, "{at}");
     }
     assert_eq!(scene.store.read_heads(&[]).await.expect("read"), []);
 }
@@ -1002,8 +1016,9 @@ async fn first_parts_come_in_the_order_asked_for(scene: &Scene) {
 
 async fn epochs_rise_under_many_takers(scene: &Scene) {
     let scope = format!("{}/0", scene.account);
+    assert_eq!(scene.store.read_epoch(&scope).await.expect("read"), 0);
     let first = scene.store.take_epoch(&scope).await.expect("taken");
-    assert_eq!(first, 1);
+    assert_eq!((first, scene.store.read_epoch(&scope).await.expect("read")), (1, 1));
     let takers = (0..20).map(|_| {
         let (store, scope) = (Arc::clone(&scene.store), scope.clone());
         tokio::spawn(async move { store.take_epoch(&scope).await.expect("taken") })
@@ -1014,6 +1029,7 @@ async fn epochs_rise_under_many_takers(scene: &Scene) {
     assert!(different.iter().all(|epoch| *epoch > first), "{taken:?}");
     let after = scene.store.take_epoch(&scope).await.expect("taken");
     assert!(different.last().is_some_and(|last| after > *last), "{after} after {taken:?}");
+    assert_eq!(scene.store.read_epoch(&scope).await.expect("read"), after);
 }
 
 async fn epochs_of_scopes_are_apart(scene: &Scene) {

@@ -30,7 +30,8 @@ use std::collections::HashMap;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use fjall::config::{CompressionPolicy, FilterPolicy, PartitioningPolicy, PinningPolicy};
 use fjall::{
@@ -41,7 +42,7 @@ use timeline::key::KeyRecord;
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
-use timeline::tally::{ROOT_CELL, Root};
+use timeline::tally::ROOT_CELL;
 use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
 
 use self::cells::{Cell, Life};
@@ -56,9 +57,10 @@ use crate::{
 pub struct EmbeddedConfig {
     /// The cache of blocks read from disk, in bytes: 32 MiB.
     pub cache_bytes: u64,
-    /// Writes gathered in memory before they go to sorted files, in bytes: 32 MiB, half of it for rows. Up to four times
-    /// as much again waits to be written when the disk is slow, so all in all the store takes up to 192 MiB.
+    /// Writes gathered in memory before they go to sorted files, in bytes: 32 MiB, half of it for rows.
     pub memtable_bytes: u64,
+    /// Writes in memory, those that wait to go to files included, in bytes: 64 MiB. More wait for the files.
+    pub unwritten_bytes_max: u64,
     /// The journal, in bytes of disk: 64 MiB, and no less. It is read again at the start.
     pub journal_bytes_max: u64,
     /// Threads that write and merge files in the background: 1. With more, the first hands every merge to the others and
@@ -73,6 +75,7 @@ impl Default for EmbeddedConfig {
         EmbeddedConfig {
             cache_bytes: 32 << 20,
             memtable_bytes: 32 << 20,
+            unwritten_bytes_max: 64 << 20,
             journal_bytes_max: 64 << 20,
             worker_threads: 1,
             deleted_kept: Duration::from_secs(10 * 24 * 3600),
@@ -97,6 +100,9 @@ pub struct Swept {
 
 /// The form of keys and values; another number for each that differs.
 const FORMAT: u8 = 2;
+/// How long a write waits for files to be written, and how often it looks.
+const FILES_WAIT_MAX: Duration = Duration::from_secs(5);
+const FILES_LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Keys that a step of a sweep looks at: some milliseconds of work.
 const SWEEP_STEP_KEYS: usize = 10_000;
 
@@ -146,10 +152,7 @@ impl EmbeddedStore {
 
     /// The offset that was committed last; 0 where none was.
     pub async fn committed_offset(&self) -> Result<u64, StoreError> {
-        self.read("committed_offset", |tables| {
-            tables.facts.get(keys::COMMITTED_OFFSET)?.map_or(Ok(0), |stored| records::decode_number(&stored))
-        })
-        .await
+        self.read("committed_offset", |tables| tables.number(keys::COMMITTED_OFFSET)).await
     }
 
     /// Commits an offset. It is durable no sooner than everything that was written before it.
@@ -258,17 +261,6 @@ impl EventStore for EmbeddedStore {
         false
     }
 
-    async fn take_treeless(&self, timelines: &[(TimelineId, i64)], ttl_s: u32) -> Result<(), StoreError> {
-        self.mark_known(&timelines.iter().map(|(timeline, _)| timeline.clone()).collect::<Vec<_>>()).await?;
-        let none = |(timeline, stamp): &(TimelineId, i64)| TallyWrite {
-            timeline: timeline.clone(),
-            stamp: *stamp,
-            ttl_s,
-            cells: vec![(ROOT_CELL, Root::NONE.to_vec())],
-        };
-        self.write_tallies(&timelines.iter().map(none).collect::<Vec<_>>()).await
-    }
-
     async fn read_heads(&self, timelines: &[TimelineId]) -> Result<Vec<Head>, StoreError> {
         let timelines = timelines.to_vec();
         self.run("read_heads", move |tables| {
@@ -276,7 +268,7 @@ impl EventStore for EmbeddedStore {
             let read = |timeline: &TimelineId| {
                 let known = snapshot.contains_key(&tables.facts, keys::known(timeline))?;
                 let root = || read_cell(&snapshot, &tables.tallies, &keys::tally(timeline, ROOT_CELL));
-                Ok(Head { known, root: if known { root()? } else { None } })
+                Ok(Head { known, promised: false, root: if known { root()? } else { None } })
             };
             timelines.iter().map(read).collect()
         })
@@ -410,14 +402,16 @@ impl EventStore for EmbeddedStore {
         let key = keys::epoch(scope);
         self.run("take_epoch", move |tables| {
             tables.change(|batch| {
-                let held =
-                    tables.facts.get(&key)?.map(|stored| records::decode_number(&stored)).transpose()?;
-                let epoch = held.unwrap_or(0) + 1;
+                let epoch = tables.number(&key)? + 1;
                 batch.insert(&tables.facts, key, records::encode_number(epoch));
                 Ok(epoch)
             })
         })
         .await
+    }
+
+    async fn read_epoch(&self, scope: &str) -> Result<u64, StoreError> {
+        self.read("read_epoch", |tables| tables.number(&keys::epoch(scope))).await
     }
 
     async fn write_key(&self, key: &KeyRecord) -> Result<(), StoreError> {
@@ -474,6 +468,7 @@ struct Tables {
     facts: Keyspace,
     /// Held from reading what is there to writing what beats it.
     writing: Mutex<()>,
+    unwritten_bytes_max: u64,
     deleted_kept_ms: i64,
 }
 
@@ -511,6 +506,7 @@ impl Tables {
             facts: keyspace("facts", 2, FoundBy::Key)?,
             database,
             writing: Mutex::new(()),
+            unwritten_bytes_max: config.unwritten_bytes_max,
             deleted_kept_ms: i64::try_from(config.deleted_kept.as_millis()).unwrap_or(i64::MAX),
         })
     }
@@ -653,13 +649,29 @@ impl Tables {
         Ok((swept, last.filter(|_| !whole)))
     }
 
+    /// A number among the facts; 0 where there is none.
+    fn number(&self, key: &[u8]) -> Result<u64, Cause> {
+        self.facts.get(key)?.map_or(Ok(0), |stored| records::decode_number(&stored))
+    }
+
     /// Makes a batch of what is there, and writes it all at once, with no other change in between.
     fn change<T>(&self, make: impl FnOnce(&mut OwnedWriteBatch) -> Result<T, Cause>) -> Result<T, Cause> {
         let _writing: MutexGuard<'_, ()> = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut batch = self.database.batch();
         let made = make(&mut batch)?;
         batch.commit()?;
+        self.wait_for_files();
         Ok(made)
+    }
+
+    /// Waits while too much waits to go to files, [`FILES_WAIT_MAX`] at most. The database only bounds what was put aside to be
+    /// written: what is being filled is put aside by the thread that also merges files, and grows for as long as a merge takes.
+    fn wait_for_files(&self) {
+        let begun = Instant::now();
+        while self.database.write_buffer_size() > self.unwritten_bytes_max && begun.elapsed() < FILES_WAIT_MAX
+        {
+            thread::sleep(FILES_LOOK_EVERY);
+        }
     }
 }
 

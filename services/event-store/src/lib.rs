@@ -70,9 +70,10 @@ pub trait EventStore: Send + Sync + 'static {
     /// there.
     fn writes_unseen(&self) -> bool;
 
-    /// Marks timelines as known, and writes into the root's cell of each, under its stamp, that it has no tree:
-    /// [`Root::NONE`](timeline::tally::Root::NONE). The cells live for `ttl_s` seconds.
-    async fn take_treeless(&self, timelines: &[(TimelineId, i64)], ttl_s: u32) -> Result<(), StoreError>;
+    /// Remembers for ever that these timelines may come to have a tree. A store whose rows are not written unseen keeps nothing.
+    async fn promise_trees(&self, _timelines: &[TimelineId]) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// What whoever takes timelines over begins with, in their order.
     async fn read_heads(&self, timelines: &[TimelineId]) -> Result<Vec<Head>, StoreError>;
@@ -116,6 +117,9 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// A number greater than every one given before for `scope` (`{topic}/{partition}`), from 1.
     async fn take_epoch(&self, scope: &str) -> Result<u64, StoreError>;
+
+    /// The greatest number that was given for `scope` before this was asked, or one after it; 0 where none was.
+    async fn read_epoch(&self, scope: &str) -> Result<u64, StoreError>;
 
     /// Every contact that was forgotten, in no particular order. A store that cannot forget has none.
     async fn list_forgotten(&self) -> Result<Vec<(AccountId, Uuid)>, StoreError> {
@@ -180,6 +184,8 @@ pub enum Columns {
 pub struct Head {
     /// Whether the timeline was ever marked as known.
     pub known: bool,
+    /// Whether a tree was ever promised, where the store keeps that.
+    pub promised: bool,
     /// What stands in cell 0, the root of its tree, where it is known: see [`Root::read`](timeline::tally::Root::read).
     pub root: Option<Vec<u8>>,
 }

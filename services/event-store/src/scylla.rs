@@ -42,7 +42,6 @@ use timeline::key::{KeyRecord, Permission};
 use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::send::SendFacts;
-use timeline::tally::{ROOT_CELL, Root};
 use timeline::{AccountId, EventType, Id, Position, Span, Subject, TimelineId, Timestamp, TypeSet};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -69,8 +68,9 @@ const CALL_REQUESTS_MAX: usize = 64;
 const TTL_S_MAX: i64 = 20 * 365 * 24 * 3600;
 /// How many cells one request reads: ScyllaDB refuses more than 100 keys in a relation.
 const CELLS_READ_MAX: usize = 100;
-/// The cell that says that a timeline exists.
+/// The cell that says that a timeline exists, and the one that says that it may come to have a tree.
 const KNOWN_CELL: i32 = -1;
+const PROMISED_CELL: i32 = -2;
 /// How many timelines one request reads from: each has a partition of its own, so that a request for one of them costs this
 /// process and a node several times what the read does.
 const TIMELINES_READ_MAX: usize = 32;
@@ -240,20 +240,8 @@ impl EventStore for ScyllaStore {
         true
     }
 
-    async fn take_treeless(&self, timelines: &[(TimelineId, i64)], ttl_s: u32) -> Result<(), StoreError> {
-        let cluster = self.session.get_cluster_state();
-        let ttl_s = i64::from(ttl_s).clamp(1, TTL_S_MAX) as i32;
-        let writes = timelines.iter().map(|(timeline, stamp)| {
-            let (account, subject) = (timeline.account.as_str(), timeline.subject.to_string());
-            let replicas = self.replicas(&cluster, "tallies", &(account, &subject));
-            // Without a time to live the first stays for ever.
-            let cells = [(KNOWN_CELL, 0), (ROOT_CELL.cast_signed(), ttl_s)];
-            let rows = cells.map(|(cell, ttl_s)| {
-                ((account, subject.clone(), cell, Root::NONE, ttl_s, *stamp), subject.len())
-            });
-            PartitionWrites { replicas, rows: rows.into() }
-        });
-        self.write(&self.statements.write_tally, batches::plan(writes)).await
+    async fn promise_trees(&self, timelines: &[TimelineId]) -> Result<(), StoreError> {
+        self.mark(PROMISED_CELL, timelines).await
     }
 
     async fn read_heads(&self, timelines: &[TimelineId]) -> Result<Vec<Head>, StoreError> {
@@ -262,6 +250,7 @@ impl EventStore for ScyllaStore {
         for (at, (cell, bytes)) in cells {
             match cell {
                 KNOWN_CELL => heads[at].known = true,
+                PROMISED_CELL => heads[at].promised = true,
                 _ => heads[at].root = bytes,
             }
         }
@@ -388,13 +377,7 @@ impl EventStore for ScyllaStore {
     }
 
     async fn mark_known(&self, timelines: &[TimelineId]) -> Result<(), StoreError> {
-        let cluster = self.session.get_cluster_state();
-        let writes = timelines.iter().map(|timeline| {
-            let values = (timeline.account.as_str(), timeline.subject.to_string());
-            let replicas = self.replicas(&cluster, "tallies", &values);
-            PartitionWrites { replicas, rows: vec![(values, 0)] }
-        });
-        self.write(&self.statements.mark_known, batches::plan(writes)).await
+        self.mark(KNOWN_CELL, timelines).await
     }
 
     async fn is_known(&self, timeline: &TimelineId) -> Result<bool, StoreError> {
@@ -419,6 +402,11 @@ impl EventStore for ScyllaStore {
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         }
         Err(StoreError::new(name, format!("other takers were quicker for {} s", EPOCH_WAIT_MAX.as_secs())))
+    }
+
+    async fn read_epoch(&self, scope: &str) -> Result<u64, StoreError> {
+        let held = self.held_epoch(scope).await?.unwrap_or(0);
+        u64::try_from(held).map_err(|error| StoreError::new(self.statements.read_epoch.name, error))
     }
 
     async fn list_forgotten(&self) -> Result<Vec<(AccountId, Uuid)>, StoreError> {
@@ -533,12 +521,29 @@ impl ScyllaStore {
         last.map_or(clock_us, |last| clock_us.max(last.saturating_add(1)))
     }
 
+    /// Writes a cell of timelines that says by being there what it says, and for ever.
+    async fn mark(&self, cell: i32, timelines: &[TimelineId]) -> Result<(), StoreError> {
+        let cluster = self.session.get_cluster_state();
+        let writes = timelines.iter().map(|timeline| {
+            let (account, subject) = (timeline.account.as_str(), timeline.subject.to_string());
+            let replicas = self.replicas(&cluster, "tallies", &(account, &subject));
+            PartitionWrites { replicas, rows: vec![((account, subject, cell), 0)] }
+        });
+        self.write(&self.statements.mark, batches::plan(writes)).await
+    }
+
+    /// The epoch that was taken last, if any was.
+    async fn held_epoch(&self, scope: &str) -> Result<Option<i64>, StoreError> {
+        let held: Option<(i64,)> = self.read_one(&self.statements.read_epoch, (scope,)).await?;
+        Ok(held.map(|(held,)| held))
+    }
+
     /// Takes the epoch after the one that is there; `None` where another was quicker.
     async fn try_epoch(&self, scope: &str) -> Result<Option<i64>, StoreError> {
-        let held: Option<(i64,)> = self.read_one(&self.statements.read_epoch, (scope,)).await?;
+        let held = self.held_epoch(scope).await?;
         let (next, taken) = match held {
             None => (1, self.execute(&self.statements.insert_epoch, (scope, 1_i64)).await?),
-            Some((held,)) => {
+            Some(held) => {
                 let next = held + 1;
                 (next, self.execute(&self.statements.update_epoch, (next, scope, held)).await?)
             }

@@ -6,8 +6,12 @@
 //!
 //! A small timeline has no numbers: whoever asks for it reads it whole. Where the store takes a row without looking what stands there, its owner
 //! need not read it either, only write; a repeat writes the same row once more. It reads such a timeline, to tell whether it is
-//! to have a tree, when it has written as many rows as could make it large, and of those that it knows no number of, by chance. That
-//! there is no tree it says in the cell of the root, under its stamp: so none that an earlier owner writes late is taken for one.
+//! to have a tree, when it has written as many rows as could make it large, and of those that it knows no number of, by chance.
+//!
+//! None of the trees that earlier owners write late may be taken for that of a timeline that has none. So whoever has built a timeline's first
+//! tree promises it, and then, before it writes it, looks whether it still is the last to have taken the partition over. Whoever comes
+//! after that finds the promise, and where it finds no tree with it says so in the cell of the root, under its stamp, which outranks the
+//! late one. Where it finds no promise none is to come.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -92,6 +96,8 @@ pub struct Owner {
     /// Their rows, by claim, timeline and position.
     small_rows: Recent<Seen>,
     forgotten: Arc<Forgotten>,
+    /// Timelines whose first tree was built and is not written yet, with their partitions.
+    built: Vec<(i32, TimelineId)>,
     /// Rows of contacts that are to be taken out by order.
     orders: Vec<(TimelineId, Uuid, RowKey)>,
 }
@@ -118,6 +124,8 @@ struct Partition {
     /// The last stamp that was used, and the last one leased.
     stamp: i64,
     stamps_end: i64,
+    /// Whether somebody has taken it over since. Nothing more is held then, and the next batch takes it over anew, if it is still ours.
+    is_outranked: bool,
     timelines: HashMap<TimelineId, Held>,
 }
 
@@ -243,6 +251,11 @@ fn placed_again(id: &TimelineId, StoredRow { key, body }: StoredRow, completes: 
     PlacedRow { timeline: id.clone(), key, stamp, completes, counts: false, body }
 }
 
+/// What epochs of a partition are counted by.
+fn scope_of(scope: &str, partition: i32) -> String {
+    format!("{scope}/{partition}")
+}
+
 /// A rank that no row exceeds.
 const MARK_RANK: u16 = 999;
 
@@ -267,6 +280,7 @@ impl Owner {
     pub fn new(store: Arc<dyn EventStore>, scope: impl Into<String>, settings: OwnerSettings) -> Owner {
         Owner {
             forgotten: Forgotten::new(store.clone()),
+            built: Vec::new(),
             orders: Vec::new(),
             store,
             settings,
@@ -301,7 +315,9 @@ impl Owner {
         let now = clock();
         self.batch += 1;
         let new = batches.iter().map(|batch| (batch.partition, batch.claim));
-        let new: Vec<(i32, u64)> = new.filter(|(partition, claim)| !self.holds(*partition, *claim)).collect();
+        // Not what was taken over by somebody else: whoever takes that back has to ask first whether it is ours.
+        let new: Vec<(i32, u64)> =
+            new.filter(|(partition, claim)| !self.has_taken(*partition, *claim)).collect();
         self.take_over(&new).await;
         let mut owned = Owned::default();
         let batches = self.without_forgotten(clock, batches).await;
@@ -346,7 +362,7 @@ impl Owner {
             writes.extend(self.tallies_of(now, timeline));
         }
         for writes in [writes, last] {
-            self.write_tallies(&writes).await;
+            self.write_tallies(writes).await;
         }
 
         self.hold(touched);
@@ -511,16 +527,12 @@ impl Owner {
         let ids: Vec<TimelineId> = pairs.iter().map(|group| group.id.clone()).collect();
         let heads = until_done("read_heads", || self.read_heads(&ids)).await;
         let is_known: HashMap<TimelineId, bool> =
-            ids.into_iter().zip(heads.into_iter().map(|head| head.0)).collect();
+            ids.into_iter().zip(heads.into_iter().map(|(head, _)| head.known)).collect();
         let (known, unknown): (Vec<Group>, Vec<Group>) =
             pairs.into_iter().partition(|group| is_known[&group.id]);
-        let ttl_s = self.tally_ttl_s();
-        let treeless = unknown.iter().filter_map(|Group { partition, id, .. }| {
-            let (stamp, cells) = (self.next_stamp(*partition)?, vec![(ROOT_CELL, Root::NONE.to_vec())]);
-            Some(TallyWrite { timeline: id.clone(), stamp, ttl_s, cells })
-        });
-        let treeless: Vec<TallyWrite> = treeless.collect();
-        self.write_tallies(&treeless).await;
+        let treeless: Vec<TallyWrite> =
+            unknown.iter().filter_map(|Group { partition, id, .. }| self.no_tree(*partition, id)).collect();
+        self.write_tallies(treeless).await;
         let parts = Keys::Few(Vec::new()).parts_ever();
         let rows = unknown
             .into_iter()
@@ -566,7 +578,7 @@ impl Owner {
             }
             writes.extend(self.tallies_of(clock(), timeline));
         }
-        self.write_tallies(&writes).await;
+        self.write_tallies(writes).await;
         self.hold(touched);
     }
 
@@ -681,7 +693,7 @@ impl Owner {
             }
             writes.extend(self.tallies_of(clock(), timeline));
         }
-        self.write_tallies(&writes).await;
+        self.write_tallies(writes).await;
         self.hold(touched);
     }
 
@@ -692,11 +704,54 @@ impl Owner {
         touched
     }
 
-    /// Writes cells of trees, if there are any.
-    async fn write_tallies(&self, writes: &[TallyWrite]) {
-        if !writes.is_empty() {
-            until_done("write_tallies", || self.store.write_tallies(writes)).await;
+    /// Writes cells of trees, if there are any. A timeline's first tree is left out where its partition was taken over meanwhile: without one
+    /// it is read whole, as before.
+    async fn write_tallies(&mut self, mut writes: Vec<TallyWrite>) {
+        let built = std::mem::take(&mut self.built);
+        if self.store.writes_unseen() && !built.is_empty() {
+            let ids: Vec<TimelineId> = built.iter().map(|(_, id)| id.clone()).collect();
+            until_done("promise_trees", || self.store.promise_trees(&ids)).await;
+            let outranked =
+                self.find_outranked(built.iter().map(|(partition, _)| *partition).collect()).await;
+            let left_out: BTreeSet<&TimelineId> = built
+                .iter()
+                .filter(|(partition, _)| outranked.contains(partition))
+                .map(|(_, id)| id)
+                .collect();
+            writes.retain(|write| !left_out.contains(&write.timeline));
         }
+        if !writes.is_empty() {
+            until_done("write_tallies", || self.store.write_tallies(&writes)).await;
+        }
+    }
+
+    /// Which of `partitions` somebody has taken over since they were taken over here. Of those nothing more is held.
+    async fn find_outranked(&mut self, partitions: BTreeSet<i32>) -> BTreeSet<i32> {
+        let (store, scope) = (&self.store, &self.scope);
+        let epochs: Vec<(i32, u64)> = stream::iter(partitions)
+            .map(|partition| async move {
+                let scope = scope_of(scope, partition);
+                (partition, until_done("read_epoch", || store.read_epoch(&scope)).await)
+            })
+            .buffered(STORE_REQUESTS_MAX)
+            .collect()
+            .await;
+        let mut outranked = BTreeSet::new();
+        for (partition, epoch) in epochs {
+            let Some(held) = self.partitions.get_mut(&partition) else { continue };
+            if i64::try_from(epoch).unwrap_or(i64::MAX) > held.stamps_end / EPOCH_STAMPS {
+                tracing::warn!(
+                    partition,
+                    epoch,
+                    "the partition was taken over meanwhile: its new trees are left out"
+                );
+                metrics::TREES.with_label_values(&["outranked"]).inc();
+                held.is_outranked = true;
+                held.timelines.clear();
+                outranked.insert(partition);
+            }
+        }
+        outranked
     }
 
     /// Reads small timelines that need not have been read.
@@ -713,8 +768,12 @@ impl Owner {
         }
     }
 
-    /// Whether a partition was taken over under `claim`, and has stamps left.
+    /// Whether a partition was taken over under `claim`, has stamps left, and was not found to be taken over by somebody else since.
     pub fn holds(&self, partition: i32, claim: u64) -> bool {
+        self.has_taken(partition, claim) && !self.partitions[&partition].is_outranked
+    }
+
+    fn has_taken(&self, partition: i32, claim: u64) -> bool {
         let held = self.partitions.get(&partition).filter(|held| held.claim == claim);
         held.is_some_and(|held| held.stamps_end - held.stamp > STAMPS_LEFT_MIN)
     }
@@ -735,6 +794,7 @@ impl Owner {
                 claim: *claim,
                 stamp,
                 stamps_end: stamp + EPOCH_STAMPS - 1,
+                is_outranked: false,
                 timelines: HashMap::new(),
             };
             self.partitions.insert(*partition, held);
@@ -746,7 +806,7 @@ impl Owner {
     }
 
     async fn take_epoch(&self, partition: i32) -> i64 {
-        let scope = format!("{}/{partition}", self.scope);
+        let scope = scope_of(&self.scope, partition);
         let epoch = until_done("take_epoch", || self.store.take_epoch(&scope)).await;
         i64::try_from(epoch).unwrap_or(i64::MAX / EPOCH_STAMPS)
     }
@@ -826,36 +886,40 @@ impl Owner {
         let writes_unseen = self.store.writes_unseen();
         let mut loaded = Vec::with_capacity(groups.len());
         let (mut treeless, mut new) = (Vec::new(), Vec::new());
-        for (Group { partition, id, .. }, (is_known, root)) in groups.iter().zip(heads) {
-            loaded.push(match root {
-                Some(root) => Keys::Tree(Box::new(Tree::take_over(root, self.settings.sizes))),
-                None if writes_unseen => {
-                    treeless.extend(self.next_stamp(*partition).map(|stamp| (id.clone(), stamp)));
-                    Keys::Unread(Bound { rows: 0, is_counted: !is_known })
-                }
-                None if is_known => Keys::Unread(Bound { rows: 0, is_counted: false }),
-                None => {
-                    new.push(id.clone());
-                    Keys::Few(Vec::new())
-                }
+        for (Group { partition, id, .. }, (Head { known, promised, root: cell }, root)) in
+            groups.iter().zip(heads)
+        {
+            let says_none = cell.is_some();
+            if let Some(root) = root {
+                loaded.push(Keys::Tree(Box::new(Tree::take_over(root, self.settings.sizes))));
+                continue;
+            }
+            // An earlier owner that said that there is none may have gone on to write one, and before there were promises without one.
+            if promised || says_none {
+                treeless.extend(self.no_tree(*partition, id));
+            }
+            if !known {
+                new.push(id.clone());
+            }
+            loaded.push(if known || writes_unseen {
+                Keys::Unread(Bound { rows: 0, is_counted: !known })
+            } else {
+                Keys::Few(Vec::new())
             });
         }
-        if !treeless.is_empty() {
-            let ttl_s = self.tally_ttl_s();
-            until_done("take_treeless", || self.store.take_treeless(&treeless, ttl_s)).await;
-        }
+        self.write_tallies(treeless).await;
         if !new.is_empty() {
             until_done("mark_known", || self.store.mark_known(&new)).await;
         }
         loaded
     }
 
-    /// Whether timelines are known, and the roots of those that have a tree.
-    async fn read_heads(&self, ids: &[TimelineId]) -> Result<Vec<(bool, Option<Root>)>, StoreError> {
+    /// The heads of timelines, and the roots of those that have a tree.
+    async fn read_heads(&self, ids: &[TimelineId]) -> Result<Vec<(Head, Option<Root>)>, StoreError> {
         let heads = self.store.read_heads(ids).await?;
         let read = |head: Head| {
             let root = head.root.as_deref().map_or(Ok(None), Root::read);
-            root.map(|root| (head.known, root)).map_err(|damaged| StoreError::new("decode", damaged))
+            root.map(|root| (head, root)).map_err(|damaged| StoreError::new("decode", damaged))
         };
         heads.into_iter().map(read).collect()
     }
@@ -902,7 +966,8 @@ impl Owner {
     /// Holds what was touched: of what need not be read no keys.
     fn hold(&mut self, touched: Vec<Touched>) {
         for Touched { partition, id, held, .. } in touched {
-            let Some(partition) = self.partitions.get_mut(&partition) else { continue };
+            let partition = self.partitions.get_mut(&partition).filter(|partition| !partition.is_outranked);
+            let Some(partition) = partition else { continue };
             let bound = match &held.keys {
                 Keys::Unread(bound) => *bound,
                 Keys::Few(keys) if self.store.writes_unseen() => {
@@ -1155,6 +1220,9 @@ impl Owner {
         let Touched { partition, id, held, .. } = touched;
         let Keys::Tree(tree) = &mut held.keys else { return None };
         let splits = tree.take_splits();
+        if splits.built {
+            self.built.push((*partition, id.clone()));
+        }
         for (change, count) in [
             ("built", u64::from(splits.built)),
             ("leaf_split", splits.leaves),
@@ -1171,6 +1239,12 @@ impl Owner {
             return None;
         }
         let stamp = self.next_stamp(*partition)?;
+        Some(TallyWrite { timeline: id.clone(), stamp, ttl_s: self.tally_ttl_s(), cells })
+    }
+
+    /// That a timeline has no tree, stamped now.
+    fn no_tree(&mut self, partition: i32, id: &TimelineId) -> Option<TallyWrite> {
+        let (stamp, cells) = (self.next_stamp(partition)?, vec![(ROOT_CELL, Root::NONE.to_vec())]);
         Some(TallyWrite { timeline: id.clone(), stamp, ttl_s: self.tally_ttl_s(), cells })
     }
 

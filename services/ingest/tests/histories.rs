@@ -11,6 +11,8 @@
 
 #[path = "histories/broker.rs"]
 mod broker;
+#[path = "histories/duel.rs"]
+mod duel;
 #[path = "histories/fault.rs"]
 mod fault;
 #[path = "histories/group.rs"]
@@ -157,14 +159,25 @@ async fn run(seed: u64, fault: Fault) -> Result<u64, String> {
     Ok(sim.requests())
 }
 
+/// Runs the history of a seed: what does not hold, or how many requests there were.
+type RunSeed = fn(u64, Fault) -> Result<u64, String>;
+
 fn run_seed(seed: u64, fault: Fault) -> Result<u64, String> {
+    in_simulated_time(run(seed, fault))
+}
+
+fn run_duel(seed: u64, fault: Fault) -> Result<u64, String> {
+    in_simulated_time(duel::run(seed, fault))
+}
+
+fn in_simulated_time<T>(history: impl Future<Output = T>) -> T {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(run(seed, fault))
+    runtime.block_on(history)
 }
 
 /// Runs the histories of `seeds` on all cores, until one fails: the first that does, and what does not hold.
-fn first_failure(seeds: std::ops::Range<u64>, fault: Fault) -> Option<(u64, String)> {
+fn first_failure(run: RunSeed, seeds: std::ops::Range<u64>, fault: Fault) -> Option<(u64, String)> {
     let (next, failed) = (AtomicU64::new(seeds.start), AtomicU64::new(seeds.end));
     let work = || {
         let mut found = None;
@@ -173,7 +186,7 @@ fn first_failure(seeds: std::ops::Range<u64>, fault: Fault) -> Option<(u64, Stri
             if seed >= failed.load(Ordering::Relaxed) {
                 return found;
             }
-            if let Err(what) = run_seed(seed, fault) {
+            if let Err(what) = run(seed, fault) {
                 failed.fetch_min(seed, Ordering::Relaxed);
                 found = Some((seed, what));
             }
@@ -194,10 +207,18 @@ fn setting(name: &str) -> Option<u64> {
 fn every_history_comes_to_rest_exact() {
     let first = setting("BACKSTAMP_HISTORIES_FROM").unwrap_or(0);
     let count = setting("BACKSTAMP_HISTORIES").unwrap_or(HISTORIES);
-    if let Some((seed, what)) = first_failure(first..first + count, Fault::None) {
+    if let Some((seed, what)) = first_failure(run_seed, first..first + count, Fault::None) {
         panic!(
             "seed {seed}: {what}\nagain: BACKSTAMP_HISTORIES_FROM={seed} BACKSTAMP_HISTORIES=1 cargo test -p ingest --test histories every"
         );
+    }
+}
+
+#[test]
+fn every_duel_comes_to_rest_exact() {
+    let count = 10 * setting("BACKSTAMP_HISTORIES").unwrap_or(HISTORIES);
+    if let Some((seed, what)) = first_failure(run_duel, 0..count, Fault::None) {
+        panic!("seed {seed}: {what}");
     }
 }
 
@@ -212,7 +233,8 @@ fn a_history_is_a_function_of_its_seed() {
 #[expect(clippy::print_stdout, reason = "what is found, for who asks with --nocapture")]
 fn each_rule_left_out_is_found() {
     for fault in Fault::ALL {
-        let found = first_failure(0..FOUND_WITHIN, fault);
+        let run = if fault.is_of_a_first_tree() { run_duel } else { run_seed };
+        let found = first_failure(run, 0..FOUND_WITHIN, fault);
         let Some((seed, what)) = found else { panic!("{fault:?} was not found") };
         println!("{fault:?}: seed {seed}: {what}");
     }

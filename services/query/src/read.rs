@@ -14,7 +14,7 @@ use timeline::row::RowKey;
 use timeline::tally::{Counts, Entry, FIRST_PART, Leaf, Node, Parts, ROOT_CELL, Root, Sizes};
 use timeline::{EventType, Id, Position, Row, RowBody, Span, Subject, TimelineId, TypeSet};
 
-use crate::trees::{LeafVersion, Seen, Trees, Version};
+use crate::trees::{LeafKeys, LeafVersion, Seen, Trees, Version};
 
 /// Rows of a contact that are looked at together when only those of one campaign are wanted.
 const CAMPAIGN_SCAN_ROWS: u64 = 2_000;
@@ -238,7 +238,7 @@ impl Reader<'_> {
         if root.paired && request.campaign.is_some() {
             return Vec::new();
         }
-        let Some(Wanted { span, entries, ragged }) = Wanted::of(root, &request.span) else {
+        let Some(Wanted { entries, ragged, .. }) = Wanted::of(root, &request.span) else {
             return Vec::new();
         };
         let mut cells: Vec<u32> = ragged.iter().map(|at| root.entries[*at].cell).collect();
@@ -250,7 +250,7 @@ impl Reader<'_> {
             let entry = &root.entries[at];
             let node = self.seen.node(entry.cell).filter(|_| ragged.contains(&at));
             let matching = match node {
-                Some(node) => self.likely_rows(entry.cell, node, &span, request.types),
+                Some(node) => self.likely_rows(entry.cell, node, &request.span, request.types),
                 None => entry.counts.matching(request.types),
             };
             if matching <= skip {
@@ -284,7 +284,7 @@ impl Reader<'_> {
             let is_cut = at == begin || at + 1 == end;
             let seen = is_cut.then(|| {
                 let leaf = LeafVersion { cell, stamp: *stamp, from: from.clone() };
-                self.seen.leaf(&leaf).map(|keys| counts_in(span, keys.iter()))
+                self.seen.leaf(&leaf, from.max(&span.from)).map(|leaf| counts_in(span, leaf.keys.iter()))
             });
             seen.flatten().as_ref().unwrap_or(counts).matching(types)
         });
@@ -298,8 +298,10 @@ impl Reader<'_> {
     ) -> Result<(u64, Vec<Row>), StoreError> {
         let stretches = self.stretches(&mut root, request).await?;
         let matching = |stretch: &Stretch| self.counts(&root, *stretch).matching(request.types);
-        let total = stretches.iter().map(matching).sum();
-        let rows = self.page_of(&root, stretches, request).await?;
+        let total = stretches.iter().map(matching).sum::<u64>();
+        // There may be more than are counted yet.
+        let limit = request.limit.min(index(total.saturating_sub(request.offset)));
+        let rows = self.page_of(&root, stretches, request, limit).await?;
         Ok((total, rows))
     }
 
@@ -330,7 +332,8 @@ impl Reader<'_> {
                     stretches.push(Stretch::Leaf(entry, leaf));
                     continue;
                 }
-                let part = wanted.span.and(&span);
+                // What lies beyond the root's bounds may hold what is not counted yet.
+                let part = request.span.and(&span);
                 if !part.is_empty() {
                     // The newest piece is on the first page.
                     let is_on_page = request.offset == 0 && wanted.span.until <= span.until;
@@ -356,10 +359,11 @@ impl Reader<'_> {
             let Entry { cell, parts, .. } = &root.entries[entry];
             let (cell, from) = (*cell, leaf_span.from.clone());
             let version = reader.nodes[&cell].stamp.map(|stamp| LeafVersion { cell, stamp, from });
-            let seen =
-                version.as_ref().and_then(|leaf| Some((leaf.clone(), reader.seen.leaf(leaf)?.clone())));
-            if let Some((_, keys)) = &seen {
-                let counts = counts_in(&span, keys.iter());
+            let seen = version
+                .as_ref()
+                .and_then(|leaf| Some((leaf.clone(), reader.seen.leaf(leaf, &span.from)?.clone())));
+            if let Some((_, leaf)) = &seen {
+                let counts = counts_in(&span, leaf.keys.iter());
                 return Ok((Piece { entry, span, counts, rows: None }, seen, 0));
             }
             let in_leaf = reader.counts(root, Stretch::Leaf(entry, leaf));
@@ -373,6 +377,7 @@ impl Reader<'_> {
             }
             let columns = if is_on_page { Columns::All } else { Columns::Keys };
             let types = in_leaf.present(TypeSet::ALL);
+            let from = read.from.clone();
             let segment = Segment { span: read, parts: parts.clone(), types };
             let rows = read_parts(reader.store, reader.timeline, &segment, columns, usize::MAX).await?;
             let counts = counts_in(&span, rows.iter().map(|row| &row.key));
@@ -381,7 +386,8 @@ impl Reader<'_> {
                 return Ok((Piece { entry, span, counts, rows: Some(rows) }, None, rows_read));
             }
             let keys: Arc<[RowKey]> = rows.into_iter().map(|row| row.key).collect();
-            let seen = version.filter(|_| Counts::of(&*keys) == *in_leaf).map(|leaf| (leaf, keys));
+            let is_all = Counts::of(&*keys) == *in_leaf;
+            let seen = version.filter(|_| is_all).map(|leaf| (leaf, LeafKeys { from, keys }));
             Ok::<_, StoreError>((Piece { entry, span, counts, rows: None }, seen, rows_read))
         });
         let counted = try_join_all(counted).await?;
@@ -402,13 +408,14 @@ impl Reader<'_> {
         root: &Arc<Root>,
         stretches: Vec<Stretch>,
         request: &PageRequest,
+        limit: usize,
     ) -> Result<Vec<Row>, StoreError> {
         let mut stack = stretches;
         let mut rows: Vec<StoredRow> = Vec::new();
         let mut skip = request.offset;
-        while rows.len() < request.limit {
+        while rows.len() < limit && !stack.is_empty() {
             // Stretches that hold the rest of the page, if they hold what they say; if not, the next round goes on.
-            let missing = (request.limit - rows.len()) as u64;
+            let missing = (limit - rows.len()) as u64;
             let (mut sources, mut promised) = (Vec::<Source>::new(), 0);
             while promised < skip + missing {
                 let Some(stretch) = stack.pop() else { break };
@@ -426,16 +433,11 @@ impl Reader<'_> {
                     Stretch::Node(entry) if is_cut => stack.extend(self.leaves_of(root, entry).await?),
                     _ => {
                         promised += matching;
-                        self.push_source(&mut sources, root, stretch, request.types);
+                        self.push_source(&mut sources, root, stretch, request);
                     }
                 }
             }
-            if sources.is_empty() {
-                break;
-            }
-            let mut read = self.read_sources(sources, index(skip + missing)).await?;
-            // Where bounds are none for the root there may be a row of an earlier owner's that its successor left out as expired.
-            read.retain(|row| request.span.contains(&row.key.position));
+            let read = self.read_sources(sources, index(skip + missing)).await?;
             let held = read.len() as u64;
             rows.extend(read.into_iter().skip(index(skip)).take(index(missing)));
             skip = skip.saturating_sub(held);
@@ -462,7 +464,7 @@ impl Reader<'_> {
                 }
                 _ => {
                     let mut sources = Vec::new();
-                    self.push_source(&mut sources, &root, stretch, request.types);
+                    self.push_source(&mut sources, &root, stretch, request);
                     page.take(self.read_sources(sources, usize::MAX).await?)?;
                 }
             }
@@ -525,8 +527,16 @@ impl Reader<'_> {
         }
     }
 
-    /// Adds a stretch that comes before the last of `sources`; one read does for both where they are in the same parts.
-    fn push_source(&mut self, sources: &mut Vec<Source>, root: &Root, stretch: Stretch, types: TypeSet) {
+    /// Adds a stretch that comes before the last of `sources`, as far as it is asked for: beyond the root's bounds there may be what is not
+    /// counted yet, or what an earlier owner wrote late. One read does for both where they are in the same parts.
+    fn push_source(
+        &mut self,
+        sources: &mut Vec<Source>,
+        root: &Root,
+        stretch: Stretch,
+        request: &PageRequest,
+    ) {
+        let types = request.types;
         let counted = self.counts(root, stretch).present(types);
         let (entry, span) = match stretch {
             Stretch::Node(entry) => (entry, root.entry_span(entry)),
@@ -541,7 +551,10 @@ impl Reader<'_> {
                 (piece.entry, piece.span.clone())
             }
         };
-        let parts = &root.entries[entry].parts;
+        let (parts, span) = (&root.entries[entry].parts, span.and(&request.span));
+        if span.is_empty() {
+            return;
+        }
         match sources.last_mut() {
             Some(Source::Read(last)) if last.parts == *parts => {
                 last.span.from = span.from;

@@ -54,7 +54,15 @@ pub(crate) struct LeafVersion {
 pub(crate) struct Seen {
     pub(crate) root: Option<Version<Root>>,
     nodes: Vec<(u32, Version<Node>)>,
-    leaves: Vec<(LeafVersion, Arc<[RowKey]>)>,
+    leaves: Vec<(LeafVersion, LeafKeys)>,
+}
+
+/// Keys of a leaf.
+#[derive(Clone, Debug)]
+pub(crate) struct LeafKeys {
+    /// They are all of the leaf's that are here or behind.
+    pub(crate) from: Position,
+    pub(crate) keys: Arc<[RowKey]>,
 }
 
 impl Seen {
@@ -75,9 +83,10 @@ impl Seen {
         self.nodes.iter().find(|(seen, _)| *seen == cell).map(|(_, node)| node)
     }
 
-    /// The keys of a leaf.
-    pub(crate) fn leaf(&self, leaf: &LeafVersion) -> Option<&Arc<[RowKey]>> {
-        self.leaves.iter().find(|(seen, _)| seen == leaf).map(|(_, keys)| keys)
+    /// The keys of a leaf, of which those before `from` are not asked for.
+    pub(crate) fn leaf(&self, leaf: &LeafVersion, from: &Position) -> Option<&LeafKeys> {
+        let (_, keys) = self.leaves.iter().find(|(seen, _)| seen == leaf)?;
+        (keys.from <= *from).then_some(keys)
     }
 
     /// Remembers a node.
@@ -86,14 +95,14 @@ impl Seen {
     }
 
     /// Remembers the keys of a leaf, all that its node counts.
-    pub(crate) fn put_leaf(&mut self, leaf: LeafVersion, keys: Arc<[RowKey]>) {
+    pub(crate) fn put_leaf(&mut self, leaf: LeafVersion, keys: LeafKeys) {
         put_first(&mut self.leaves, leaf, keys, LEAVES_MAX);
     }
 
     fn weight(&self) -> usize {
         let root = self.root.as_ref().map_or(0, |root| root.value.entries.len());
         let nodes = self.nodes.iter().map(|(_, node)| node.value.leaves.len());
-        root + nodes.chain(self.leaves.iter().map(|(_, keys)| keys.len())).sum::<usize>()
+        root + nodes.chain(self.leaves.iter().map(|(_, leaf)| leaf.keys.len())).sum::<usize>()
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Statements {
     pub(super) remove_waiting: Statement,
     pub(super) write_reference: Statement,
     pub(super) read_reference: Statement,
-    pub(super) mark_known: Statement,
+    pub(super) mark: Statement,
     pub(super) is_known: Statement,
     pub(super) read_epoch: Statement,
     pub(super) insert_epoch: Statement,
@@ -168,9 +168,9 @@ impl Statements {
                 "SELECT name, email, deleted FROM keyspace.refs WHERE account_id = ? AND kind = ? AND id = ?",
             )
             .await?,
-            mark_known: prepare(
-                "mark_known",
-                "INSERT INTO keyspace.tallies (account_id, subject, cell) VALUES (?, ?, -1) USING TIMESTAMP 1",
+            mark: prepare(
+                "mark",
+                "INSERT INTO keyspace.tallies (account_id, subject, cell) VALUES (?, ?, ?) USING TIMESTAMP 1",
             )
             .await?,
             is_known: prepare(

@@ -43,15 +43,21 @@ pub(crate) enum Fault {
     StaleCount,
     /// A record counts as appended though its acknowledgement never came.
     AppendUnacknowledged,
-    /// An owner that reads no rows does not say that there is no tree.
+    /// An owner that finds a promise without a tree does not say that there is none.
     TreelessUnsaid,
+    /// A tree is written though its promise was not acknowledged.
+    PromiseUnacknowledged,
+    /// Whoever takes a timeline over does not look whether a tree was promised.
+    PromiseUnread,
+    /// Whoever has promised a tree does not look whether the partition was taken over.
+    EpochUnread,
     /// A reader takes what it has seen of a tree for what is there.
     SeenIsTrusted,
 }
 
 impl Fault {
     /// Every fault.
-    pub(crate) const ALL: [Fault; 20] = [
+    pub(crate) const ALL: [Fault; 23] = [
         Fault::NoEpoch,
         Fault::StampWhenSent,
         Fault::TrustTally,
@@ -71,8 +77,19 @@ impl Fault {
         Fault::StaleCount,
         Fault::AppendUnacknowledged,
         Fault::TreelessUnsaid,
+        Fault::PromiseUnacknowledged,
+        Fault::PromiseUnread,
+        Fault::EpochUnread,
         Fault::SeenIsTrusted,
     ];
+
+    /// Whether it shows where two owners meet while one of them writes the first tree of a timeline.
+    pub(crate) fn is_of_a_first_tree(self) -> bool {
+        matches!(
+            self,
+            Fault::TreelessUnsaid | Fault::PromiseUnacknowledged | Fault::PromiseUnread | Fault::EpochUnread
+        )
+    }
 
     /// The rule of the tree that is left out, where it is one of the tree's.
     pub(crate) fn rule(self) -> Option<Rule> {

@@ -47,7 +47,15 @@ fn some_filter(sim: &Sim) -> Filter {
 pub(crate) async fn read_meanwhile(sim: Sim, store: Arc<SimStore>, trees: Arc<Trees>, id: TimelineId) {
     let Filter { types, span } = some_filter(&sim);
     let request = PageRequest { types, span, campaign: None, offset: 3 * sim.random(0..4), limit: 3 };
-    let _ = read_page_by(&trees, store.as_ref(), &id, &request).await;
+    let Ok(page) = read_page_by(&trees, store.as_ref(), &id, &request).await else { return };
+    let asked = |row: &timeline::Row| {
+        request.types.contains(row.key.event_type) && request.span.contains(&row.key.position)
+    };
+    assert!(page.rows.iter().all(asked), "{id:?} {request:?}: {page:?}");
+    assert!(
+        page.rows.len() as u64 <= page.total.saturating_sub(request.offset),
+        "{id:?} {request:?}: {page:?}"
+    );
 }
 
 impl Ledger<'_> {

@@ -55,6 +55,7 @@ struct State {
     waiting: BTreeMap<(Message, i64, Id), Cell<Waiting>>,
     references: BTreeMap<ReferenceKey, [Cell<Box<str>>; 3]>,
     known: BTreeSet<TimelineId>,
+    promised: BTreeSet<TimelineId>,
     epochs: BTreeMap<String, u64>,
     forgotten: Vec<(AccountId, Uuid)>,
     /// Counts what arrives, where that is the stamp.
@@ -128,6 +129,13 @@ impl SimStore {
             Ok(())
         } else {
             Err(StoreError::new(statement, "simulated"))
+        }
+    }
+
+    /// Now and then the process stands still. For what a promise is for, more often than a request takes long.
+    async fn stall(&self) {
+        if self.sim.chance(0.3) {
+            self.sim.pause(50..2000).await;
         }
     }
 
@@ -272,8 +280,10 @@ impl EventStore for SimStore {
         let mut heads = Vec::new();
         for id in timelines {
             let known = self.is_known(id).await?;
+            let is_read = self.sim.fault != Fault::PromiseUnread;
+            let promised = self.read("read_heads", |state, _| is_read && state.promised.contains(id)).await?;
             let root = self.read_tallies(id, &[ROOT_CELL]).await?.remove(0);
-            heads.push(Head { known, root: root.filter(|_| known).map(|root| root.bytes) });
+            heads.push(Head { known, promised, root: root.filter(|_| known).map(|root| root.bytes) });
         }
         Ok(heads)
     }
@@ -392,23 +402,21 @@ impl EventStore for SimStore {
         self.sim.writes_unseen
     }
 
-    async fn take_treeless(&self, timelines: &[(TimelineId, i64)], ttl_s: u32) -> Result<(), StoreError> {
-        for (timeline, stamp) in timelines.iter().cloned() {
-            let written_at = self.sim.now();
-            let cell = Cell {
-                stamp,
-                written_at,
-                until: written_at.plus_ms(i64::from(ttl_s) * 1000),
-                value: Some(Root::NONE.to_vec()),
+    async fn promise_trees(&self, timelines: &[TimelineId]) -> Result<(), StoreError> {
+        self.stall().await;
+        for id in timelines.iter().cloned() {
+            let promises = |state: &mut State| {
+                state.promised.insert(id);
             };
-            let is_said = self.sim.fault != Fault::TreelessUnsaid;
-            let takes = move |state: &mut State| {
-                state.known.insert(timeline.clone());
-                if is_said {
-                    put(&mut state.tallies, (timeline, ROOT_CELL), cell);
-                }
-            };
-            self.write("take_treeless", takes).await?;
+            if self.sim.fault == Fault::PromiseUnacknowledged {
+                let (sim, state) = (self.sim.clone(), self.state.clone());
+                tokio::spawn(async move {
+                    sim.pause(50..3000).await;
+                    promises(&mut state.lock().unwrap());
+                });
+                continue;
+            }
+            self.write("promise_trees", promises).await?;
         }
         Ok(())
     }
@@ -438,6 +446,14 @@ impl EventStore for SimStore {
         self.write("take_epoch", takes).await?;
         let taken = *taken.lock().unwrap();
         Ok(taken)
+    }
+
+    async fn read_epoch(&self, scope: &str) -> Result<u64, StoreError> {
+        let is_read = self.sim.fault != Fault::EpochUnread;
+        let epoch = |state: &State, _| state.epochs.get(scope).copied().filter(|_| is_read).unwrap_or(0);
+        let read = self.read("read_epoch", epoch).await;
+        self.stall().await;
+        read
     }
 
     async fn write_key(&self, _key: &KeyRecord) -> Result<(), StoreError> {
