@@ -120,8 +120,8 @@ const CODES: [&str; 9] = [
     "key_mismatch",
 ];
 
-/// Steps of ingest that alerts look at: labels of [`RETRIES`].
-const STEPS: [&str; 4] = ["publish", "publish_dead_letters", "commit", "write_rows"];
+/// Steps of ingest that alerts and dashboards look at: labels of [`RETRIES`] and [`BLOCKED`].
+const STEPS: [&str; 5] = ["publish_rows", "publish_orders", "publish_dead_letters", "commit", "write_rows"];
 /// The labels of [`KEY_LOOKUPS`].
 const LOOKUPS: [&str; 4] = ["cached", "found", "unknown", "failed"];
 
@@ -137,6 +137,7 @@ pub fn render() -> Vec<u8> {
     }
     for step in STEPS {
         RETRIES.with_label_values(&[step]);
+        BLOCKED.with_label_values(&[step]);
     }
     for outcome in LOOKUPS {
         KEY_LOOKUPS.with_label_values(&[outcome]);
