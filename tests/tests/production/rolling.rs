@@ -57,7 +57,7 @@ fn start_haproxy() -> Result<([u16; 10], Server)> {
     let template = repository_file("deploy/haproxy/haproxy.cfg");
     server::on_free_ports(|ports: [u16; 10]| {
         let directory = scratch::directory("haproxy");
-        let written = [8000, 8404, 18081, 19461, 18082, 19462, 18083, 19463, 18084, 19464];
+        let written = [8000, 8404, 18081, 19461, 18082, 19462, 19081, 19561, 19082, 19562];
         let words: Vec<(String, String)> = written
             .iter()
             .zip(ports)
