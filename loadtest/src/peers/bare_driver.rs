@@ -15,7 +15,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use event_store::{
     Columns, EventStore, Head, ReferenceWrite, RowGroup, RowWrite, SendWrite, StoreError, StoredReference,
-    StoredRow, StoredTally, TallyWrite, Waiting,
+    StoredRow, StoredTally, TallyWrite, Waiting, WaitingFrom,
 };
 use futures::{TryStreamExt, stream};
 use ingest::Clock;
@@ -429,8 +429,12 @@ impl EventStore for Recorder {
         Ok(vec![None; messages.len()])
     }
 
-    async fn read_waiting(&self, _messages: &[(AccountId, Id)]) -> Result<Vec<Waiting>, StoreError> {
-        Ok(Vec::new())
+    async fn read_waiting(
+        &self,
+        _from: &[WaitingFrom],
+        _bytes_max: usize,
+    ) -> Result<(Vec<Waiting>, Vec<WaitingFrom>), StoreError> {
+        Ok((Vec::new(), Vec::new()))
     }
 
     async fn read_references(

@@ -41,7 +41,7 @@ impl Machine {
             processor: field(&cpu, "model name").unwrap_or_else(|| "unknown".to_owned()),
             cores: std::thread::available_parallelism().map_or(1, Into::into),
             memory_bytes: memory_kib.unwrap_or(0_u64) * 1024,
-            kernel: kernel.trim().to_owned(),
+            kernel: kernel.trim().split('-').next().unwrap_or_default().to_owned(),
             versions: versions.into_iter().filter_map(known).collect(),
         }
     }

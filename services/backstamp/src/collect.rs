@@ -2,18 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 use collect::Collect;
-use event_log::{Appender, KafkaAppender, Topic};
+use event_log::{KafkaAppender, Topic};
 use event_store::EventStore;
 
 use crate::options::{KafkaOptions, LimitOptions, ScyllaOptions};
 use crate::run::{Service, listen};
-
-/// How often the log is looked at.
-const CHECK_EVERY: Duration = Duration::from_secs(2);
 
 /// HTTP intake to Kafka; keys are read from Scylla. Run as many as wanted.
 #[derive(Args)]
@@ -39,8 +35,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let (ops_listener, ops) = listen(options.ops_listen).await?;
     let serving_ops = service.serve(ops_listener, telemetry::ops::router(service.health.clone()));
     let appender = Arc::new(KafkaAppender::new(&kafka, &[Topic::Events, Topic::References])?);
-    let checked = appender.clone();
-    tokio::spawn(service.health.check("log").keep(CHECK_EVERY, async move || checked.check().await));
+    service.watch_log(appender.clone());
     let rate_limit = options.limit.rate_limit;
     let build = |store: Arc<dyn EventStore>, _| {
         let (_, door) = service.doors(&store, rate_limit);

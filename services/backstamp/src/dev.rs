@@ -58,6 +58,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         service.serve(ops_listener, telemetry::ops::router(service.health.clone()).merge(admin));
 
     service.watch_store(&store, &service.shutdown);
+    service.watch_log(log.clone());
     let settings = IngestSettings {
         retention_ms: options.retention.retention_ms(),
         filter: options.filter.list_management_urls.clone(),

@@ -13,10 +13,11 @@ use anyhow::{Context, bail};
 use clap::Args;
 use event_log::{Appender, KafkaAppender, KafkaConfig, Outgoing, Scan, Stretch, Topic};
 use event_store::scylla::ScyllaStore;
-use event_store::{EventStore, SendWrite, Waiting};
+use event_store::{EventStore, SendWrite, WaitingFrom};
 use ingest::forgotten::FORGOTTEN_AGE_MS_MAX;
 use ingest::kafka::outgoing_order;
 use ingest::place::SEND_STAMP_MAX;
+use ingest::place::WAITING_BYTES_MAX;
 use operate::views::rows_of_contact;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -245,16 +246,17 @@ impl Forgetting<'_> {
                 .collect();
             self.store.write_sends(now, &sends).await?;
             changed += sends.len() as u64;
-            let waiting = self.store.read_waiting(messages).await?;
-            let ours: Vec<Waiting> = waiting
-                .into_iter()
-                .filter(|waiting| {
+            let mut from: Vec<WaitingFrom> = messages.iter().cloned().map(WaitingFrom::all).collect();
+            while !from.is_empty() {
+                let (mut waiting, more) = self.store.read_waiting(&from, WAITING_BYTES_MAX).await?;
+                waiting.retain(|waiting| {
                     decode_event(&waiting.event, waiting.appended_at)
                         .is_ok_and(|event| event.contact == Some(self.options.contact))
-                })
-                .collect();
-            self.store.remove_waiting(&ours).await?;
-            removed += ours.len() as u64;
+                });
+                self.store.remove_waiting(&waiting).await?;
+                removed += waiting.len() as u64;
+                from = more;
+            }
         }
         Ok((scan.read(), changed, removed))
     }

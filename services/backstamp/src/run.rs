@@ -10,6 +10,7 @@ use anyhow::Context;
 use axum::Router;
 use axum::extract::Request;
 use edge::{Clock, Door, Keys, Limiter, RateLimit};
+use event_log::Appender;
 use event_store::scylla::{ScyllaConfig, ScyllaStore};
 use event_store::{EventStore, Stage, StoreError};
 use telemetry::health::Health;
@@ -244,6 +245,16 @@ impl Service {
             shutdown.begun().await;
             checks.abort();
         });
+    }
+
+    /// Keeps the check of the log up to date.
+    pub(crate) fn watch_log(&self, log: Arc<dyn Appender>) {
+        tokio::spawn(self.health.check("log").keep(CHECK_EVERY, async move || {
+            log.check().await.map_err(|error| {
+                tracing::warn!(error = error.chain(), "the log does not answer as it should");
+                "away, or it takes nothing"
+            })
+        }));
     }
 
     /// Serves `router` in the background until the process is told to stop and every request is answered.

@@ -1,6 +1,5 @@
 //! `POST /v1/events` and `POST /v1/references`. The answer comes once everything that was accepted is durable.
 
-use std::error::Error;
 use std::sync::Arc;
 
 use axum::Json;
@@ -109,7 +108,7 @@ fn judge(kind: Kind, form: Form, body: &[u8], account: &AccountId, now: Timestam
             Ok(record) => judged.accepted.push(record),
             Err(refusal) => judged.rejected.push(Rejection::new(index, refusal)),
         }
-        if judged.rejected.len() >= REJECTED_MAX {
+        if judged.rejected.len() > REJECTED_MAX {
             judged.accepted.clear();
             break;
         }
@@ -119,14 +118,7 @@ fn judge(kind: Kind, form: Form, body: &[u8], account: &AccountId, now: Timestam
 
 /// The log's failure is logged here, and goes no further.
 fn unavailable(error: &LogError) -> Problem {
-    let mut causes = String::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        causes.push_str(": ");
-        causes.push_str(&error.to_string());
-        cause = error.source();
-    }
-    tracing::warn!(operation = error.operation(), error = format!("{error}{causes}"), "the event log failed");
+    tracing::warn!(operation = error.operation(), error = error.chain(), "the event log failed");
     Problem::Unavailable
 }
 
@@ -162,7 +154,7 @@ struct NothingAccepted {
 impl NothingAccepted {
     /// What is said where `rejected` records were rejected and none accepted.
     fn because(rejected: usize) -> NothingAccepted {
-        let message = if rejected < REJECTED_MAX {
+        let message = if rejected <= REJECTED_MAX {
             "Nothing was accepted"
         } else {
             "Too many were rejected, so nothing was accepted"
@@ -359,7 +351,7 @@ mod tests {
         let site = Site::new().await;
         let answer = site.post("/v1/events", LINES, event("good") + &"\n5".repeat(REJECTED_MAX + 5)).await;
         assert_eq!((answer.status.as_u16(), &answer.json()["accepted"]), (400, &0.into()));
-        assert_eq!(answer.json()["rejected"].as_array().map(Vec::len), Some(REJECTED_MAX));
+        assert_eq!(answer.json()["rejected"].as_array().map(Vec::len), Some(REJECTED_MAX + 1));
         assert!(site.values().is_empty());
     }
 

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use event_store::embedded::EmbeddedStore;
 use event_store::{
     Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, Stage, StoreError, StoredReference,
-    StoredRow, StoredTally, TallyWrite, Waiting,
+    StoredRow, StoredTally, TallyWrite, Waiting, WaitingFrom,
 };
 use tempfile::TempDir;
 use timeline::key::{KEY_RANDOM_BYTES, KeyRecord, Permission, digest_key, format_key, key_id};
@@ -199,7 +199,7 @@ reach_first! {
     fn write_sends(now: Timestamp, sends: &[SendWrite]) -> ();
     fn read_sends(messages: &[(AccountId, Id)]) -> Vec<Option<SendFacts>>;
     fn put_waiting(now: Timestamp, waiting: &[Waiting]) -> ();
-    fn read_waiting(messages: &[(AccountId, Id)]) -> Vec<Waiting>;
+    fn read_waiting(from: &[WaitingFrom], bytes_max: usize) -> (Vec<Waiting>, Vec<WaitingFrom>);
     fn remove_waiting(waiting: &[Waiting]) -> ();
     fn write_references(references: &[ReferenceWrite]) -> ();
     fn read_references(keys: &[ReferenceKey]) -> Vec<Option<StoredReference>>;

@@ -66,6 +66,17 @@ impl LogError {
         }
     }
 
+    /// The failure and its causes in one line, for a log.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    }
+
     /// Whether the same request may succeed later.
     pub fn may_pass(&self) -> bool {
         matches!(self, LogError::Away { .. })

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     Columns, EventStore, Head, ReferenceWrite, RowGroup, RowWrite, SendWrite, StoredReference, StoredRow,
-    TallyWrite, Waiting,
+    TallyWrite, Waiting, WaitingFrom,
 };
 
 /// How long a check waits for what comes with time.
@@ -76,6 +76,7 @@ pub async fn run(store: Arc<dyn EventStore>, scope: &str) {
         an_event_may_wait_again,
         an_event_that_has_expired_does_not_wait,
         waiting_events_are_told_apart,
+        events_that_wait_are_read_some_at_a_time,
         a_reference_keeps_what_a_change_leaves_out,
         the_later_change_of_each_field_stays,
         a_deleted_reference_keeps_its_name,
@@ -192,8 +193,11 @@ impl Scene {
     }
 
     async fn read_waiting(&self, messages: &[&str]) -> Vec<Waiting> {
-        let messages: Vec<_> = messages.iter().map(|message| (self.account.clone(), id(message))).collect();
-        let mut found = self.store.read_waiting(&messages).await.expect("waiting events are read");
+        let messages = messages.iter().map(|message| WaitingFrom::all((self.account.clone(), id(message))));
+        let messages: Vec<WaitingFrom> = messages.collect();
+        let (mut found, more) =
+            self.store.read_waiting(&messages, usize::MAX).await.expect("waiting events are read");
+        assert_eq!(more, []);
         found.sort_by(|one, other| {
             (&one.message, one.at, &one.id).cmp(&(&other.message, other.at, &other.id))
         });
@@ -858,6 +862,30 @@ async fn waiting_events_are_told_apart(scene: &Scene) {
     let messages: Vec<String> = (0..200).map(|number| format!("n{number}")).collect();
     let messages: Vec<&str> = messages.iter().map(String::as_str).collect();
     assert_eq!(scene.read_waiting(&messages).await.len(), 200);
+}
+
+async fn events_that_wait_are_read_some_at_a_time(scene: &Scene) {
+    let mut events: Vec<Waiting> =
+        (0..70).map(|number| scene.waiting("m", 9, &format!("e{number:02}"))).collect();
+    events.extend((0..70).map(|number| scene.waiting("m", 8 - number / 10, &format!("e{number:02}"))));
+    events.push(scene.waiting("m1", 5, "a"));
+    scene.put_waiting(&events).await;
+    let mut from: Vec<WaitingFrom> =
+        ["m", "m0", "m1"].map(|message| WaitingFrom::all((scene.account.clone(), id(message)))).into();
+    let (mut found, mut reads) = (Vec::new(), 0);
+    while !from.is_empty() {
+        let (some, more) = scene.store.read_waiting(&from, 1).await.expect("waiting events are read");
+        assert!(!some.is_empty() || more.is_empty(), "{more:?}");
+        // What was read may be removed before the rest is.
+        scene.store.remove_waiting(&some[..some.len() / 2]).await.expect("removed");
+        (from, reads) = (more, reads + 1);
+        found.extend(some);
+    }
+    let key = |event: &Waiting| (event.message.clone(), event.at, event.id.clone());
+    found.sort_by_key(key);
+    events.sort_by_key(key);
+    assert_eq!(found, events);
+    assert!(reads > 3, "all was read in {reads} reads");
 }
 
 async fn a_reference_keeps_what_a_change_leaves_out(scene: &Scene) {

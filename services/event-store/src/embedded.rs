@@ -49,7 +49,7 @@ use self::cells::{Cell, Life};
 use crate::timing::timed;
 use crate::{
     Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
-    StoredTally, TallyWrite, Waiting, newest_first,
+    StoredTally, TallyWrite, Waiting, WaitingFrom, newest_first,
 };
 
 /// How much memory, and how long.
@@ -333,18 +333,31 @@ impl EventStore for EmbeddedStore {
         .await
     }
 
-    async fn read_waiting(&self, messages: &[(AccountId, Id)]) -> Result<Vec<Waiting>, StoreError> {
+    async fn read_waiting(
+        &self,
+        from: &[WaitingFrom],
+        bytes_max: usize,
+    ) -> Result<(Vec<Waiting>, Vec<WaitingFrom>), StoreError> {
         self.read("read_waiting", |tables| {
-            let mut found = Vec::new();
-            for (account, message) in messages {
-                for item in tables.sends.prefix(keys::waiting_of(account, message)) {
+            let (mut found, mut more, mut bytes) = (Vec::<Waiting>::new(), Vec::new(), 0);
+            for from in from {
+                let WaitingFrom { account, message, .. } = from;
+                let mut after = from.after.clone();
+                for item in tables.sends.range(keys::waiting_from(from)) {
+                    if bytes >= bytes_max {
+                        more.push(WaitingFrom { after, ..from.clone() });
+                        break;
+                    }
                     let stored = item.value()?;
-                    if let Some(bytes) = Cell::decode(&stored)?.bytes {
-                        found.push(records::decode_waiting(account, message, bytes)?);
+                    if let Some(event) = Cell::decode(&stored)?.bytes {
+                        let waiting = records::decode_waiting(account, message, event)?;
+                        bytes += waiting.event.len();
+                        after = Some((waiting.at, waiting.id.clone()));
+                        found.push(waiting);
                     }
                 }
             }
-            Ok(found)
+            Ok((found, more))
         })
         .await
     }

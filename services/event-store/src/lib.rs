@@ -94,8 +94,12 @@ pub trait EventStore: Send + Sync + 'static {
     /// Puts events to wait for their send.
     async fn put_waiting(&self, now: Timestamp, waiting: &[Waiting]) -> Result<(), StoreError>;
 
-    /// The events that wait for the sends of `messages`, in no particular order.
-    async fn read_waiting(&self, messages: &[(AccountId, Id)]) -> Result<Vec<Waiting>, StoreError>;
+    /// The events that wait for sends, in no particular order, until they are about `bytes_max` bytes; and from where on there may be more.
+    async fn read_waiting(
+        &self,
+        from: &[WaitingFrom],
+        bytes_max: usize,
+    ) -> Result<(Vec<Waiting>, Vec<WaitingFrom>), StoreError>;
 
     /// Takes events off the list of the waiting.
     async fn remove_waiting(&self, waiting: &[Waiting]) -> Result<(), StoreError>;
@@ -285,6 +289,24 @@ pub struct Waiting {
     pub appended_at: Timestamp,
     /// When it stops waiting.
     pub expires_at: Timestamp,
+}
+
+/// The events that wait for one send, from somewhere on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingFrom {
+    /// The sender's account.
+    pub account: AccountId,
+    /// The message whose send they wait for.
+    pub message: Id,
+    /// When the last one occurred that is known, and its id.
+    pub after: Option<(Timestamp, Id)>,
+}
+
+impl WaitingFrom {
+    /// All of them.
+    pub fn all((account, message): (AccountId, Id)) -> WaitingFrom {
+        WaitingFrom { account, message, after: None }
+    }
 }
 
 /// A reference to write.

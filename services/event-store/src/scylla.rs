@@ -25,7 +25,7 @@ mod statements;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ::scylla::client::session::Session;
@@ -53,7 +53,7 @@ use self::statements::{Statement, Statements};
 use crate::timing::timed;
 use crate::{
     Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, Stage, StoreError, StoredReference,
-    StoredRow, StoredTally, TallyWrite, Waiting, newest_first,
+    StoredRow, StoredTally, TallyWrite, Waiting, WaitingFrom, newest_first,
 };
 
 pub use self::inspect::inspect;
@@ -326,14 +326,32 @@ impl EventStore for ScyllaStore {
         self.write(&self.statements.put_waiting, batches::plan(writes)).await
     }
 
-    async fn read_waiting(&self, messages: &[(AccountId, Id)]) -> Result<Vec<Waiting>, StoreError> {
-        let read = messages.iter().map(|(account, message)| async move {
-            let values = (account.as_str(), message.as_str());
-            let found = self.read(&self.statements.read_waiting, values, decode_waiting).await?;
-            Ok(found.into_iter().map(|event| event.of(account, message)).collect())
+    async fn read_waiting(
+        &self,
+        from: &[WaitingFrom],
+        bytes_max: usize,
+    ) -> Result<(Vec<Waiting>, Vec<WaitingFrom>), StoreError> {
+        let bytes = &AtomicUsize::new(0);
+        let read = from.iter().map(|from| async move {
+            if bytes.load(Ordering::Relaxed) >= bytes_max {
+                return Ok((Vec::new(), Some(from.clone())));
+            }
+            let WaitingFrom { account, message, after } = from;
+            let (at, id) = after.as_ref().map_or((i64::MIN, ""), |(at, id)| (at.0, id.as_str()));
+            let values = (account.as_str(), message.as_str(), at, id);
+            let is_enough = |page: &[WaitingRow]| {
+                let read: usize = page.iter().map(|row| row.event.len()).sum();
+                bytes.fetch_add(read, Ordering::Relaxed) + read >= bytes_max
+            };
+            let statement = &self.statements.read_waiting;
+            let (found, is_all) = self.read_until(statement, values, decode_waiting, is_enough).await?;
+            let found: Vec<Waiting> = found.into_iter().map(|event| event.of(account, message)).collect();
+            let last = found.last().filter(|_| !is_all).map(|last| (last.at, last.id.clone()));
+            let more = last.map(|last| WaitingFrom { after: Some(last), ..from.clone() });
+            Ok((found, more))
         });
-        let found: Vec<Vec<Waiting>> = each(read.collect()).await?;
-        Ok(found.into_iter().flatten().collect())
+        let (found, more): (Vec<_>, Vec<_>) = each(read.collect()).await?.into_iter().unzip();
+        Ok((found.concat(), more.into_iter().flatten().collect()))
     }
 
     async fn remove_waiting(&self, waiting: &[Waiting]) -> Result<(), StoreError> {
@@ -594,15 +612,29 @@ impl ScyllaStore {
         values: impl SerializeRow,
         decode: Decode<T>,
     ) -> Result<Vec<T>, StoreError> {
+        self.read_until(statement, values, decode, |_| false).await.map(|(found, _)| found)
+    }
+
+    /// Reads rows, page by page, until one of them is enough; and whether they are all.
+    async fn read_until<T>(
+        &self,
+        statement: &Statement,
+        values: impl SerializeRow,
+        decode: Decode<T>,
+        is_enough: impl Fn(&[T]) -> bool,
+    ) -> Result<(Vec<T>, bool), StoreError> {
         let mut found = Vec::new();
         let mut page = PagingState::start();
         loop {
             let request = self.session.execute_single_page(&statement.prepared, &values, page);
             let (result, next) = self.request(statement.name, request).await?;
+            let read = found.len();
             let decoded = decode(&rows(statement.name, result)?, &mut found);
             decoded.map_err(|cause| StoreError::new(statement.name, cause))?;
+            let is_enough = is_enough(&found[read..]);
             match next.into_paging_control_flow() {
-                ControlFlow::Break(()) => return Ok(found),
+                ControlFlow::Break(()) => return Ok((found, true)),
+                ControlFlow::Continue(_) if is_enough => return Ok((found, false)),
                 ControlFlow::Continue(next) => page = next,
             }
         }

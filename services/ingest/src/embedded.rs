@@ -134,17 +134,24 @@ async fn place_batches(
         });
         let records = records.await??;
         let (Some(first), Some(last)) = (records.first(), records.last()) else { continue };
-        offset = u64::try_from(last.offset)? + 1;
+        let (first_at, last_at) = (first.appended_at, last.appended_at);
+        let behind = u64::try_from(last.offset)? + 1;
         let timer = BatchTimer::start("place", records.len());
-        let batch = PlacedBatch {
-            placed: place_records(&mut place, &forgotten, &mut stamps, &store, &records, clock).await,
-            next: offset,
-            first_at: first.appended_at,
-            last_at: last.appended_at,
-        };
+        let mut placed = place_records(&mut place, &forgotten, &mut stamps, &store, &records, clock).await;
         timer.stop();
-        if done.send(batch).await.is_err() {
-            return Ok(());
+        loop {
+            let waiting = std::mem::take(&mut placed.waiting);
+            // Only with the last of it all of the batch is done.
+            if waiting.is_empty() {
+                offset = behind;
+            }
+            if done.send(PlacedBatch { placed, next: offset, first_at, last_at }).await.is_err() {
+                return Ok(());
+            }
+            if offset == behind {
+                break;
+            }
+            placed = place.wake(clock(), waiting).await;
         }
     }
 }

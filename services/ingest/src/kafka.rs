@@ -99,21 +99,31 @@ pub async fn run(
         .with_forgotten(forgotten.clone());
     let owner =
         Owner::new(store.clone(), kafka.name_of(Topic::CampaignEvents), settings.owner(KEYS_HELD_MAX))
-            .with_forgotten(forgotten);
+            .with_forgotten(forgotten.clone());
 
     let checks = tokio::spawn(health.check("store").keep(CHECK_EVERY, {
         let store = store.clone();
-        async move || store.check().await.map_err(|error| error.describe())
+        async move || {
+            store.check().await.map_err(|error| {
+                tracing::warn!(error = error.describe(), "the store does not answer as it should");
+                "away, or its tables are missing"
+            })
+        }
     }));
     let log_checks = tokio::spawn(health.check("log").keep(CHECK_EVERY, {
         let appender = appender.clone();
-        async move || appender.check().await.map_err(|error| error.describe())
+        async move || {
+            appender.check().await.map_err(|error| {
+                tracing::warn!(error = error.describe(), "the log does not answer as it should");
+                "away, or its topics are missing"
+            })
+        }
     }));
     let retention = tokio::spawn(show_retention(kafka.clone()));
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(placing.place(place, store.clone()));
     tasks.spawn(owning.own(owner));
-    tasks.spawn(referring.references(store));
+    tasks.spawn(referring.references(store, forgotten));
 
     // One that ends ends all.
     let first = tokio::select! {
@@ -169,14 +179,25 @@ impl<C: Consumer> Worker<C> {
             let timer = BatchTimer::start("place", batch.records.len());
             let work = traces::Work::begin();
             let records: Vec<RawRecord<'_>> = batch.records.iter().map(RawRecord::from).collect();
-            let placed = place.work((self.clock)(), &records).await;
+            let mut placed = place.work((self.clock)(), &records).await;
             let oldest = batch.records.iter().map(|record| record.appended_at).min();
+            let refused = std::mem::take(&mut placed.refused);
+            let publish_rows = async {
+                loop {
+                    let rows = pack(placed.rows, oldest.unwrap_or(Timestamp(0)));
+                    self.publish("publish_rows", rows).await;
+                    finish_joined(store.as_ref(), &placed.joined).await;
+                    if placed.waiting.is_empty() {
+                        return;
+                    }
+                    placed = place.wake((self.clock)(), placed.waiting).await;
+                }
+            };
             // Apart: a topic that takes no letters does not have the rows of a batch published again and again.
             tokio::join!(
-                self.publish("publish_rows", pack(placed.rows, oldest.unwrap_or(Timestamp(0)))),
-                self.publish(PUBLISH_DEAD_LETTERS, self.dead_letters(&batch.records, placed.refused)),
+                publish_rows,
+                self.publish(PUBLISH_DEAD_LETTERS, self.dead_letters(&batch.records, refused)),
             );
-            finish_joined(store.as_ref(), &placed.joined).await;
             self.commit(&batch, &HashSet::new()).await;
             let taken = timer.stop();
             work.end("place", batch.records.iter().filter_map(traced));
@@ -245,9 +266,12 @@ impl<C: Consumer> Worker<C> {
     }
 
     /// Stores the references that the consumer reads.
-    pub async fn references(self, store: Arc<dyn EventStore>) -> Result<(), LogError> {
+    pub async fn references(
+        self,
+        store: Arc<dyn EventStore>,
+        forgotten: Arc<Forgotten>,
+    ) -> Result<(), LogError> {
         let mut stamps = Stamps::default();
-        let forgotten = Forgotten::new(store.clone());
         while let Some(batch) = self.next_batch(PLACE_LIMITS).await? {
             let records: Vec<RawReference<'_>> = batch.records.iter().map(RawReference::from).collect();
             forgotten.keep_fresh((self.clock)()).await;
@@ -484,12 +508,6 @@ fn flatten(ended: Result<Result<(), LogError>, tokio::task::JoinError>) -> Resul
 
 impl Failure for LogError {
     fn describe(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        text
+        self.chain()
     }
 }

@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use event_log::Incoming;
-use event_store::{EventStore, SendWrite, StoreError, Waiting};
+use event_store::{EventStore, SendWrite, StoreError, Waiting, WaitingFrom};
 use lru::LruCache;
 use telemetry::metrics;
 use timeline::event::decode_event;
@@ -27,6 +27,8 @@ use crate::retry::until_done;
 const SENDS_CACHED_MAX: NonZeroUsize = NonZeroUsize::new(50_000).expect("not zero");
 /// Timelines known to be marked as known, some 150 bytes each.
 const KNOWN_CACHED_MAX: NonZeroUsize = NonZeroUsize::new(20_000).expect("not zero");
+/// Events that waited are placed about this many bytes at a time: there may be any number for one send.
+pub const WAITING_BYTES_MAX: usize = 4 << 20;
 /// Write stamps of sends count down from here (2^50 µs, the year 2005) by the millisecond of the broker's timestamp: of two sends of one
 /// message the earlier record has the greater stamp, and no stamp lies in the future, which Scylla refuses.
 const SEND_STAMP_BASE: i64 = 1 << 50;
@@ -58,6 +60,9 @@ pub struct Placed {
     pub refused: Vec<(usize, Refusal)>,
     /// Events that wait no longer once `rows` are safe: to be handed to [`finish_joined`].
     pub joined: Vec<Waiting>,
+    /// Events that wait for the batch's sends and are too many to be placed at once: to be handed to [`Place::wake`] before the batch
+    /// is committed.
+    pub waiting: Vec<WaitingFrom>,
 }
 
 /// The first stage.
@@ -130,7 +135,10 @@ impl Place {
         }
         self.mark_known(dropped).await;
         self.remember_sends(now, &arrived).await;
-        self.wake(now, &arrived, &mut placed).await;
+        let sent = arrived.iter().filter(|arrived| arrived.event.event_type == EventType::Sent);
+        let sent: BTreeSet<(AccountId, Id)> =
+            sent.filter_map(|arrived| message_key(&arrived.event)).collect();
+        self.wake_into(now, sent.into_iter().map(WaitingFrom::all).collect(), &mut placed).await;
         arrived.retain(|arrived| !self.is_expired(&arrived.event, arrived.appended_at));
         self.place(now, records, &arrived, &mut placed).await;
         placed
@@ -187,16 +195,20 @@ impl Place {
         }
     }
 
-    /// Places the events that waited for one of the batch's sends.
-    async fn wake(&mut self, now: Timestamp, arrived: &[Arrived], placed: &mut Placed) {
-        let sent = arrived.iter().filter(|arrived| arrived.event.event_type == EventType::Sent);
-        let messages: BTreeSet<(AccountId, Id)> =
-            sent.filter_map(|arrived| message_key(&arrived.event)).collect();
-        if messages.is_empty() {
+    /// Places events that waited for sends, as many as are placed at once. Tries without end.
+    pub async fn wake(&mut self, now: Timestamp, from: Vec<WaitingFrom>) -> Placed {
+        let mut placed = Placed::default();
+        self.wake_into(now, from, &mut placed).await;
+        placed
+    }
+
+    async fn wake_into(&mut self, now: Timestamp, from: Vec<WaitingFrom>, placed: &mut Placed) {
+        if from.is_empty() {
             return;
         }
-        let messages: Vec<_> = messages.into_iter().collect();
-        let waiting = until_done("read_waiting", || self.store.read_waiting(&messages)).await;
+        let read = || self.store.read_waiting(&from, WAITING_BYTES_MAX);
+        let (waiting, more) = until_done("read_waiting", read).await;
+        placed.waiting = more;
         if waiting.is_empty() {
             return;
         }
@@ -217,8 +229,17 @@ impl Place {
                     count_outcome("expired");
                     self.mark_known(timelines_of(&join(&event, facts)).collect()).await;
                 }
+                // It stays where it can be looked at.
                 Err(refusal) => {
-                    tracing::error!(code = refusal.code, "an event that waited cannot be read any more");
+                    count_outcome("unreadable");
+                    let (message, at) = (waiting.message.as_str(), waiting.at.0);
+                    tracing::error!(
+                        code = refusal.code,
+                        message,
+                        at,
+                        "an event that waited cannot be read any more"
+                    );
+                    continue;
                 }
             }
             placed.joined.push(waiting);

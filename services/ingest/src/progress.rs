@@ -151,8 +151,8 @@ impl Progress {
         told: Option<&(Stage, Arc<dyn EventStore>)>,
         clock: &Clock,
     ) -> Result<(), String> {
-        let failed = |error: LogError| error.to_string();
-        let away = |error: StoreError| error.to_string();
+        let failed = |error: LogError| error.chain();
+        let away = |error: StoreError| error.chain().to_string();
         let new: Vec<i32> =
             self.lock().iter().filter(|(_, held)| held.done.is_none()).map(|(at, _)| *at).collect();
         let starts = observer.starts(new).await.map_err(failed)?;

@@ -1,10 +1,12 @@
 //! References: stored as they come, the later record winning.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use event_log::Incoming;
 use event_store::{EventStore, ReferenceWrite};
+use lru::LruCache;
 use telemetry::metrics;
 use timeline::reference::{Kind, Reference, ReferenceKey, decode_reference};
 use timeline::{Refusal, TimelineId, Timestamp, id};
@@ -38,8 +40,18 @@ impl<'a> From<&'a Incoming> for RawReference<'a> {
 }
 
 /// The records that the references were stored from last, and the stamps that they were given, so that each beats the one before it.
-#[derive(Debug, Default)]
-pub struct Stamps(BTreeMap<ReferenceKey, Last>);
+#[derive(Debug)]
+pub struct Stamps(LruCache<ReferenceKey, Last>);
+
+/// Keys whose last stamp is remembered. One that was not changed for so many others comes in another millisecond.
+const STAMPS_MAX: NonZeroUsize = NonZeroUsize::new(20_000).expect("not zero");
+
+impl Default for Stamps {
+    /// None was given yet.
+    fn default() -> Stamps {
+        Stamps(LruCache::new(STAMPS_MAX))
+    }
+}
 
 #[derive(Debug)]
 struct Last {
@@ -55,10 +67,6 @@ pub async fn store_references(
     records: &[RawReference<'_>],
 ) -> Vec<(usize, Refusal)> {
     let (mut writes, mut known, mut refused) = (Vec::new(), BTreeSet::new(), Vec::new());
-    if let Some(oldest) = records.iter().map(|record| record.appended_at.0).min() {
-        // Whatever comes from now on is younger than these anyway.
-        stamps.0.retain(|_, last| last.stamp >= oldest * 1000);
-    }
     for (index, record) in records.iter().enumerate() {
         match decode_reference(record.key, record.value) {
             Ok(mut reference) => {
@@ -75,7 +83,7 @@ pub async fn store_references(
                 // follows would be beaten by it.
                 let before = stamps.0.get(&reference.key).filter(|last| last.offset < record.offset);
                 let stamp = before.map_or(own, |last| own.max(last.stamp + 1));
-                stamps.0.insert(reference.key.clone(), Last { offset: record.offset, stamp });
+                stamps.0.put(reference.key.clone(), Last { offset: record.offset, stamp });
                 writes.push(ReferenceWrite { reference, stamp });
             }
             Err(refusal) => {

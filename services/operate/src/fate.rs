@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use event_store::{EventStore, StoreError};
+use event_store::{EventStore, StoreError, WaitingFrom};
 use timeline::event::decode_event;
 use timeline::filter::ListManagementFilter;
 use timeline::row::{PlacedRow, Placing, project};
@@ -87,7 +87,8 @@ impl Judge<'_> {
         let waiting: BTreeSet<(AccountId, Id, Timestamp, Id)> = match unknown.is_empty() {
             true => BTreeSet::new(),
             false => {
-                let waiting = self.store.read_waiting(&unknown).await?;
+                let unknown: Vec<WaitingFrom> = unknown.into_iter().map(WaitingFrom::all).collect();
+                let (waiting, _) = self.store.read_waiting(&unknown, usize::MAX).await?;
                 waiting.into_iter().map(|event| (event.account, event.message, event.at, event.id)).collect()
             }
         };

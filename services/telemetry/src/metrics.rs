@@ -97,13 +97,14 @@ const DELAYS: &[f64] = &[
 const COUNTS: &[f64] = &[1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0];
 
 /// What becomes of events: the labels of [`EVENTS`].
-const OUTCOMES: [&str; 8] = [
+const OUTCOMES: [&str; 9] = [
     "projected",
     "duplicate",
     "list_management_click",
     "expired",
     "dead_letter",
     "waiting_for_send",
+    "unreadable",
     "forgotten",
     "no_timeline",
 ];

@@ -72,7 +72,6 @@ struct State {
     failure: Option<LogError>,
     /// To be told for ever.
     broken: Option<String>,
-    lag: HashMap<i32, i64>,
     /// Offsets that were left out between two records: compaction does that, and retention.
     gaps: Vec<Gap>,
 }
@@ -187,11 +186,6 @@ impl Assignment {
         locked(&self.state).claims()
     }
 
-    /// Messages of each partition that are not committed yet, as of the last statistics.
-    pub(super) fn lag(&self) -> HashMap<i32, i64> {
-        locked(&self.state).lag.clone()
-    }
-
     /// How far each partition that is held was read.
     pub(super) fn positions(&self) -> HashMap<i32, Position> {
         let position = |held: &Held| Position {
@@ -301,7 +295,7 @@ impl Assignment {
     /// theirs can be sent.
     pub(super) fn revoke(&self, partitions: Option<&[i32]>, kind: &'static str) {
         let mut state = locked(&self.state);
-        let State { held, read, read_bytes, lag, gaps, .. } = &mut *state;
+        let State { held, read, read_bytes, gaps, .. } = &mut *state;
         let gone: BTreeMap<i32, Held> = match partitions {
             None => std::mem::take(held),
             Some(partitions) => {
@@ -310,7 +304,6 @@ impl Assignment {
         };
         read.retain(|record| held.contains_key(&record.partition));
         *read_bytes = read.iter().map(Incoming::size).sum();
-        lag.retain(|partition, _| held.contains_key(partition));
         // A partition that is held by somebody else may begin anew before it is asked for.
         gaps.retain(|gap| held.contains_key(&gap.partition));
         state.changed |= !gone.is_empty();
@@ -344,17 +337,14 @@ impl Assignment {
         self.news.notify_one();
     }
 
-    fn update_lag(&self, topic: &statistics::Topic) {
+    fn update_read(&self, topic: &statistics::Topic) {
         let mut state = locked(&self.state);
-        let State { held, lag, .. } = &mut *state;
         for partition in topic.partitions.values() {
-            let Some(held) = held.get_mut(&partition.partition) else { continue };
+            let Some(held) = state.held.get_mut(&partition.partition) else { continue };
             let is_read = partition.fetch_state == "active" && partition.fetchq_cnt == 0;
             let fetched_to = Some(partition.next_offset).filter(|offset| is_read && *offset >= 0);
             held.read_to = fetched_to.filter(|_| fetched_to == held.fetched_to);
             held.fetched_to = fetched_to;
-            let Some(messages) = lag_of(partition) else { continue };
-            lag.insert(partition.partition, messages);
         }
     }
 
@@ -454,15 +444,6 @@ fn told(error: KafkaError) -> Option<LogError> {
     }
 }
 
-/// Messages that are not committed; all that there are where nothing was committed yet.
-fn lag_of(partition: &statistics::Partition) -> Option<i64> {
-    match partition.consumer_lag {
-        lag if lag >= 0 => Some(lag),
-        _ if partition.ls_offset < 0 => None,
-        _ => Some((partition.ls_offset - partition.committed_offset.max(partition.lo_offset).max(0)).max(0)),
-    }
-}
-
 /// What librdkafka calls back, on the thread that polls.
 pub(super) struct Group {
     topic_name: String,
@@ -523,7 +504,7 @@ impl ClientContext for Group {
 
     fn stats(&self, statistics: Statistics) {
         if let Some(topic) = statistics.topics.get(&self.topic_name) {
-            self.assignment.update_lag(topic);
+            self.assignment.update_read(topic);
         }
     }
 }

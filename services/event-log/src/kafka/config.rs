@@ -131,7 +131,7 @@ const TAKEN: [(&str, &str); 15] = [
     ("enable.partition.eof", EXACTNESS),
     ("allow.auto.create.topics", "topics are created with their settings"),
     ("partitioner", "one key belongs in one partition, whoever the sender is"),
-    ("statistics.interval.ms", "lag is measured with it"),
+    ("statistics.interval.ms", "how far a partition was read is told by it"),
 ];
 
 /// Our settings and librdkafka's other names for them.

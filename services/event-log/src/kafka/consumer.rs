@@ -75,12 +75,6 @@ impl KafkaConsumer {
         Ok(KafkaConsumer { member, thread, reader: Mutex::new(None) })
     }
 
-    /// Messages of each partition held that are not committed yet, as of the last statistics, a second ago at
-    /// most while records are being fetched.
-    pub fn lag(&self) -> HashMap<i32, i64> {
-        self.member.assignment.lag()
-    }
-
     /// Whether the brokers answer and the topic is there: for readiness.
     ///
     /// # Errors

@@ -112,7 +112,7 @@ fn unreachable(brokers: &str, error: &LogError) -> Finding {
         true => "start Kafka, or correct --kafka-brokers and the security settings in --kafka-options",
         false => "correct --kafka-options, or let this user describe topics and their configuration",
     };
-    Finding::error("kafka", format!("{brokers}: {}", chain(error)), mend)
+    Finding::error("kafka", format!("{brokers}: {}", error.chain()), mend)
 }
 
 /// A record that is longer than the topic takes is refused to whoever may write, too: for its length, after the right was looked at.
@@ -151,7 +151,7 @@ async fn may_write(config: &KafkaConfig, topic: Topic, name: &str, bytes_max: Op
             ),
             _ => Finding::warning(
                 about,
-                format!("cannot be told: {}", chain(&error)),
+                format!("cannot be told: {}", error.chain()),
                 "run `backstamp check` again",
             ),
         },
@@ -198,7 +198,7 @@ async fn may_read(config: &KafkaConfig, name: &str) -> Finding {
         Ok(()) => Finding::ok(about, "allowed"),
         Err(error) if error.may_pass() => Finding::warning(
             about,
-            format!("cannot be told: {}", chain(&error)),
+            format!("cannot be told: {}", error.chain()),
             "run `backstamp check` again",
         ),
         Err(_) => Finding::error(
@@ -231,7 +231,7 @@ async fn is_ahead(config: &KafkaConfig, name: &str, now: Timestamp) -> Finding {
         ),
         Err(error) => Finding::warning(
             about,
-            format!("cannot be told: {}", chain(&error)),
+            format!("cannot be told: {}", error.chain()),
             "run `backstamp check` again",
         ),
     }
@@ -246,7 +246,7 @@ async fn group(config: &KafkaConfig) -> Finding {
         Ok(offsets) => Finding::ok(about, format!("has committed offsets of {} partitions", offsets.len())),
         Err(error) => Finding::error(
             about,
-            chain(&error),
+            error.chain(),
             format!(
                 "kafka-acls --add --consumer --group {} --resource-pattern-type prefixed for this user",
                 config.group
@@ -257,16 +257,6 @@ async fn group(config: &KafkaConfig) -> Finding {
 
 fn code_of(error: &LogError) -> Option<RDKafkaErrorCode> {
     error.source()?.downcast_ref::<KafkaError>()?.rdkafka_error_code()
-}
-
-fn chain(error: &LogError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use timeline::reference::ReferenceKey;
 use timeline::row::RowKey;
 use timeline::{AccountId, EventType, Id, Position, Span, Subject, TimelineId, Timestamp};
 
+use crate::WaitingFrom;
+
 /// Account, subject, part: what the keys of a part's rows begin with. Behind it come type, time and event id: all rows of a type
 /// in a span are one range.
 pub(super) fn part_of(timeline: &TimelineId, part: u32) -> Vec<u8> {
@@ -88,8 +90,17 @@ pub(super) fn waiting(account: &AccountId, message: &Id, at: Timestamp, id: &Id)
     key
 }
 
+/// The range of the events that wait for one message, from somewhere on.
+pub(super) fn waiting_from(WaitingFrom { account, message, after }: &WaitingFrom) -> Keys {
+    let first = waiting_of(account, message);
+    let mut end = first.clone();
+    end.extend([u8::MAX; size_of::<i64>() + 1]);
+    let after = after.as_ref().map(|(at, id)| Bound::Excluded(waiting(account, message, *at, id)));
+    (after.unwrap_or(Bound::Included(first)), Bound::Excluded(end))
+}
+
 /// The beginning of the keys of the events that wait for one message.
-pub(super) fn waiting_of(account: &AccountId, message: &Id) -> Vec<u8> {
+fn waiting_of(account: &AccountId, message: &Id) -> Vec<u8> {
     texts(b'w', [account.as_str(), message.as_str()])
 }
 

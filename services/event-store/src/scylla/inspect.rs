@@ -21,7 +21,7 @@ const CLOCK_MS_MAX: i64 = 1000;
 
 /// A write of each table that no server carries out: its time to live is negative. That is seen once it is known that the user
 /// may write, so the answer tells whether he may.
-const WRITES: [(&str, &str); 9] = [
+const WRITES: [(&str, &str); 11] = [
     (
         "timeline_rows",
         "(account_id, subject, part, type, occurred_at, event_id) VALUES ('-', '-', 0, 0, 0, '-')",
@@ -34,6 +34,8 @@ const WRITES: [(&str, &str); 9] = [
     ("api_keys", "(key_id) VALUES ('-')"),
     ("dead_letters", "(place) VALUES ('-')"),
     ("forgotten", "(account_id, contact_id) VALUES ('-', 00000000-0000-0000-0000-000000000000)"),
+    ("progress", "(stage, partition) VALUES ('-', 0)"),
+    ("live_keyspace", "(name) VALUES ('-')"),
 ];
 
 /// Looks at nodes, keyspace, tables, permissions and clocks. `clock` tells this process's time.

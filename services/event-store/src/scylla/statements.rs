@@ -10,6 +10,9 @@ use crate::StoreError;
 /// How many rows come in one answer; more are fetched page by page.
 const PAGE_ROWS: i32 = 5000;
 
+/// The same of events that wait, which may be large.
+const WAITING_PAGE_ROWS: i32 = 16;
+
 /// A prepared statement.
 pub(super) struct Statement {
     /// A short name, fit for a metric label.
@@ -148,7 +151,7 @@ impl Statements {
             read_waiting: prepare(
                 "read_waiting",
                 "SELECT occurred_at, event_id, event, appended_at, expires_at FROM keyspace.waiting
-                 WHERE account_id = ? AND message_id = ?",
+                 WHERE account_id = ? AND message_id = ? AND (occurred_at, event_id) > (?, ?)",
             )
             .await?,
             remove_waiting: prepare(
@@ -248,6 +251,7 @@ impl Statements {
             )
             .await?,
         };
+        statements.read_waiting.prepared.set_page_size(WAITING_PAGE_ROWS);
         // Sees every conditional write that was answered, and finishes one that was left half done.
         statements.read_epoch.prepared.set_consistency(Consistency::Serial);
         statements.read_letter.prepared.set_consistency(Consistency::Serial);

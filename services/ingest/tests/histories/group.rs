@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use event_log::{LogError, Topic};
+use ingest::forgotten::Forgotten;
 use ingest::kafka::Worker;
 use ingest::own::{Owner, OwnerSettings};
 use ingest::place::Place;
@@ -91,7 +92,9 @@ impl Group {
                 let settings = OwnerSettings { retention_ms: RETENTION_MS, keys_held_max: 40, sizes };
                 tokio::spawn(worker.own(Owner::new(store, "sim", settings)))
             }
-            Topic::References | Topic::DeadLetters => tokio::spawn(worker.references(store)),
+            Topic::References | Topic::DeadLetters => {
+                tokio::spawn(worker.references(store.clone(), Forgotten::new(store)))
+            }
         };
         Member { view, shutdown, task }
     }

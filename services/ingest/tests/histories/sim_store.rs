@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use event_store::{
     Columns, EventStore, Head, ReferenceWrite, RowGroup, SendWrite, StoreError, StoredReference, StoredRow,
-    StoredTally, TallyWrite, Waiting,
+    StoredTally, TallyWrite, Waiting, WaitingFrom,
 };
 use ingest::own::ROW_GRACE_MS;
 use timeline::key::KeyRecord;
@@ -342,12 +342,35 @@ impl EventStore for SimStore {
         Ok(())
     }
 
-    async fn read_waiting(&self, messages: &[Message]) -> Result<Vec<Waiting>, StoreError> {
+    async fn read_waiting(
+        &self,
+        from: &[WaitingFrom],
+        _bytes_max: usize,
+    ) -> Result<(Vec<Waiting>, Vec<WaitingFrom>), StoreError> {
+        // Few at a time: there are few.
+        let (mut left, mut found, mut more) = (2, Vec::new(), Vec::new());
         self.read("read_waiting", |state, now| {
-            let of = state.waiting.iter().filter(|((message, ..), _)| messages.contains(message));
-            of.filter_map(|(_, cell)| cell.alive(now).cloned()).collect()
+            for from in from {
+                let message = (from.account.clone(), from.message.clone());
+                let mut after = from.after.clone();
+                let waits = |((of, at, id), cell): (&(Message, i64, Id), &Cell<Waiting>)| {
+                    let is_behind =
+                        from.after.as_ref().is_none_or(|after| *after < (Timestamp(*at), id.clone()));
+                    if *of == message && is_behind { cell.alive(now).cloned() } else { None }
+                };
+                for waiting in state.waiting.iter().filter_map(waits) {
+                    if left == 0 {
+                        more.push(WaitingFrom { after, ..from.clone() });
+                        break;
+                    }
+                    left -= 1;
+                    after = Some((waiting.at, waiting.id.clone()));
+                    found.push(waiting);
+                }
+            }
         })
-        .await
+        .await?;
+        Ok((found, more))
     }
 
     async fn remove_waiting(&self, waiting: &[Waiting]) -> Result<(), StoreError> {
