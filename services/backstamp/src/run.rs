@@ -39,7 +39,7 @@ const ALL_FOLLOWED_MS: i64 = 4_000;
 const FOLLOW_LIVE_MAX: Duration = Duration::from_secs(30);
 const LIVE: &str = "live_keyspace";
 /// How long a keyspace that has become live may take to be as far as the one before.
-const FRESH_WAIT_MAX: Duration = Duration::from_secs(60);
+const FRESH_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// The system's clock: the only place that reads it.
 pub(crate) fn system_clock() -> Clock {
@@ -235,12 +235,9 @@ impl Service {
     /// Keeps the check of the store up to date, until `shutdown`.
     pub(crate) fn watch_store(&self, store: &Arc<dyn EventStore>, shutdown: &Shutdown) {
         let (store, shutdown) = (store.clone(), shutdown.clone());
-        let checks = tokio::spawn(self.health.check("store").keep(CHECK_EVERY, async move || {
-            store.check().await.map_err(|error| {
-                tracing::warn!(error = %error.chain(), "the store does not answer as it should");
-                "away, or its tables are missing"
-            })
-        }));
+        let probe = async move || store.check().await.map_err(|error| error.chain().to_string());
+        let checks = self.health.check("store").keep(CHECK_EVERY, "away, or its tables are missing", probe);
+        let checks = tokio::spawn(checks);
         tokio::spawn(async move {
             shutdown.begun().await;
             checks.abort();
@@ -249,12 +246,8 @@ impl Service {
 
     /// Keeps the check of the log up to date.
     pub(crate) fn watch_log(&self, log: Arc<dyn Appender>) {
-        tokio::spawn(self.health.check("log").keep(CHECK_EVERY, async move || {
-            log.check().await.map_err(|error| {
-                tracing::warn!(error = error.chain(), "the log does not answer as it should");
-                "away, or it takes nothing"
-            })
-        }));
+        let probe = async move || log.check().await.map_err(|error| error.chain());
+        tokio::spawn(self.health.check("log").keep(CHECK_EVERY, "away, or it takes nothing", probe));
     }
 
     /// Serves `router` in the background until the process is told to stop and every request is answered.

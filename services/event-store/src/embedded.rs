@@ -55,11 +55,11 @@ use crate::{
 /// How much memory, and how long.
 #[derive(Clone, Debug)]
 pub struct EmbeddedConfig {
-    /// The cache of blocks read from disk, in bytes: 32 MiB.
+    /// The cache of blocks read from disk, in bytes: 24 MiB.
     pub cache_bytes: u64,
     /// Writes gathered in memory before they go to sorted files, in bytes: 32 MiB, half of it for rows.
     pub memtable_bytes: u64,
-    /// Writes in memory, those that wait to go to files included, in bytes: 64 MiB. More wait for the files.
+    /// Writes in memory, those that wait to go to files included, in bytes: 44 MiB. More wait for the files.
     pub unwritten_bytes_max: u64,
     /// The journal, in bytes of disk: 64 MiB, and no less. It is read again at the start.
     pub journal_bytes_max: u64,
@@ -73,9 +73,9 @@ pub struct EmbeddedConfig {
 impl Default for EmbeddedConfig {
     fn default() -> EmbeddedConfig {
         EmbeddedConfig {
-            cache_bytes: 32 << 20,
+            cache_bytes: 24 << 20,
             memtable_bytes: 32 << 20,
-            unwritten_bytes_max: 64 << 20,
+            unwritten_bytes_max: 44 << 20,
             journal_bytes_max: 64 << 20,
             worker_threads: 1,
             deleted_kept: Duration::from_secs(10 * 24 * 3600),

@@ -17,6 +17,8 @@ use timeline::tally::FIRST_PART;
 use timeline::{AccountId, Id, Span, TimelineId, Timestamp, TypeSet};
 use uuid::Uuid;
 
+/// Events that wait are read about this many bytes at a time: any number may wait for one send.
+pub const WAITING_BYTES_MAX: usize = 4 << 20;
 /// How many first parts are read at a time, where they are read one by one.
 const FIRST_PARTS_READ_MAX: usize = 64;
 

@@ -346,12 +346,14 @@ impl EventStore for ScyllaStore {
             let statement = &self.statements.read_waiting;
             let (found, is_all) = self.read_until(statement, values, decode_waiting, is_enough).await?;
             let found: Vec<Waiting> = found.into_iter().map(|event| event.of(account, message)).collect();
-            let last = found.last().filter(|_| !is_all).map(|last| (last.at, last.id.clone()));
-            let more = last.map(|last| WaitingFrom { after: Some(last), ..from.clone() });
+            // A page may be empty with more behind it.
+            let last = found.last().map(|last| (last.at, last.id.clone()));
+            let more =
+                (!is_all).then(|| WaitingFrom { after: last.or_else(|| after.clone()), ..from.clone() });
             Ok((found, more))
         });
         let (found, more): (Vec<_>, Vec<_>) = each(read.collect()).await?.into_iter().unzip();
-        Ok((found.concat(), more.into_iter().flatten().collect()))
+        Ok((found.into_iter().flatten().collect(), more.into_iter().flatten().collect()))
     }
 
     async fn remove_waiting(&self, waiting: &[Waiting]) -> Result<(), StoreError> {

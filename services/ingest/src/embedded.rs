@@ -151,6 +151,10 @@ async fn place_batches(
             if offset == behind {
                 break;
             }
+            // What is left is done with the batch when it is read again.
+            if shutdown.has_begun() {
+                return Ok(());
+            }
             placed = place.wake(clock(), waiting).await;
         }
     }

@@ -101,24 +101,15 @@ pub async fn run(
         Owner::new(store.clone(), kafka.name_of(Topic::CampaignEvents), settings.owner(KEYS_HELD_MAX))
             .with_forgotten(forgotten.clone());
 
-    let checks = tokio::spawn(health.check("store").keep(CHECK_EVERY, {
+    let checks = tokio::spawn(health.check("store").keep(CHECK_EVERY, "away, or its tables are missing", {
         let store = store.clone();
-        async move || {
-            store.check().await.map_err(|error| {
-                tracing::warn!(error = error.describe(), "the store does not answer as it should");
-                "away, or its tables are missing"
-            })
-        }
+        async move || store.check().await.map_err(|error| error.describe())
     }));
-    let log_checks = tokio::spawn(health.check("log").keep(CHECK_EVERY, {
-        let appender = appender.clone();
-        async move || {
-            appender.check().await.map_err(|error| {
-                tracing::warn!(error = error.describe(), "the log does not answer as it should");
-                "away, or its topics are missing"
-            })
-        }
-    }));
+    let log_checks =
+        tokio::spawn(health.check("log").keep(CHECK_EVERY, "away, or its topics are missing", {
+            let appender = appender.clone();
+            async move || appender.check().await.map_err(|error| error.describe())
+        }));
     let retention = tokio::spawn(show_retention(kafka.clone()));
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(placing.place(place, store.clone()));

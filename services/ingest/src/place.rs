@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use event_log::Incoming;
-use event_store::{EventStore, SendWrite, StoreError, Waiting, WaitingFrom};
+use event_store::{EventStore, SendWrite, StoreError, WAITING_BYTES_MAX, Waiting, WaitingFrom};
 use lru::LruCache;
 use telemetry::metrics;
 use timeline::event::decode_event;
@@ -27,8 +27,6 @@ use crate::retry::until_done;
 const SENDS_CACHED_MAX: NonZeroUsize = NonZeroUsize::new(50_000).expect("not zero");
 /// Timelines known to be marked as known, some 150 bytes each.
 const KNOWN_CACHED_MAX: NonZeroUsize = NonZeroUsize::new(20_000).expect("not zero");
-/// Events that waited are placed about this many bytes at a time: there may be any number for one send.
-pub const WAITING_BYTES_MAX: usize = 4 << 20;
 /// Write stamps of sends count down from here (2^50 µs, the year 2005) by the millisecond of the broker's timestamp: of two sends of one
 /// message the earlier record has the greater stamp, and no stamp lies in the future, which Scylla refuses.
 const SEND_STAMP_BASE: i64 = 1 << 50;
@@ -232,11 +230,10 @@ impl Place {
                 // It stays where it can be looked at.
                 Err(refusal) => {
                     count_outcome("unreadable");
-                    let (message, at) = (waiting.message.as_str(), waiting.at.0);
                     tracing::error!(
                         code = refusal.code,
-                        message,
-                        at,
+                        message_id = waiting.message.as_str(),
+                        occurred_at = waiting.at.0,
                         "an event that waited cannot be read any more"
                     );
                     continue;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use event_store::{EventStore, StoreError, WaitingFrom};
+use event_store::{EventStore, StoreError, WAITING_BYTES_MAX, WaitingFrom};
 use timeline::event::decode_event;
 use timeline::filter::ListManagementFilter;
 use timeline::row::{PlacedRow, Placing, project};
@@ -87,9 +87,16 @@ impl Judge<'_> {
         let waiting: BTreeSet<(AccountId, Id, Timestamp, Id)> = match unknown.is_empty() {
             true => BTreeSet::new(),
             false => {
-                let unknown: Vec<WaitingFrom> = unknown.into_iter().map(WaitingFrom::all).collect();
-                let (waiting, _) = self.store.read_waiting(&unknown, usize::MAX).await?;
-                waiting.into_iter().map(|event| (event.account, event.message, event.at, event.id)).collect()
+                let mut from: Vec<WaitingFrom> = unknown.into_iter().map(WaitingFrom::all).collect();
+                let mut known = BTreeSet::new();
+                while !from.is_empty() {
+                    let (waiting, more) = self.store.read_waiting(&from, WAITING_BYTES_MAX).await?;
+                    let keys =
+                        waiting.into_iter().map(|event| (event.account, event.message, event.at, event.id));
+                    known.extend(keys);
+                    from = more;
+                }
+                known
             }
         };
         for (fate, (_, appended_at)) in fates.iter_mut().zip(messages) {

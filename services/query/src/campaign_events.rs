@@ -95,7 +95,7 @@ pub(crate) async fn list(
         data: Data { events: events.collect::<Result<_, _>>()? },
         meta: Meta { page: wanted.paging.page, per_page: wanted.paging.per_page, total: page.total },
     };
-    answer(&body, &uri, wanted.paging, page.rows.len(), page.total)
+    answer(&query.answers, &body, &uri, wanted.paging, page.rows.len(), page.total)
 }
 
 #[derive(Serialize)]

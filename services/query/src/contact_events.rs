@@ -110,7 +110,7 @@ pub(crate) async fn list(
             total: page.total,
         },
     };
-    answer(&body, &uri, wanted.paging, page.rows.len(), page.total)
+    answer(&query.answers, &body, &uri, wanted.paging, page.rows.len(), page.total)
 }
 
 /// What a row's references are keyed by.

@@ -24,6 +24,7 @@ pub mod trees;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use edge::{Clock, Door, Problem, Style};
@@ -34,6 +35,7 @@ use telemetry::metrics::{PAGES, ROWS_READ, ROWS_SERVED};
 use timeline::key::Permission;
 use timeline::time::DAY_MS;
 use timeline::{TimelineId, Timestamp};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::known::Known;
 use crate::names::Names;
@@ -41,6 +43,10 @@ use crate::params::Paging;
 use crate::read::{Page, PageRequest, read_page_by};
 use crate::trees::Trees;
 
+/// Large answers that were made and are not sent yet take up to so many bytes. Beyond that a request for one is answered 503.
+const ANSWERS_BYTES_MAX: usize = 64 << 20;
+/// What an answer may have, in bytes, and not be a large one: twice what a page of 100 rows mostly has.
+const ANSWER_BYTES_SMALL: usize = 64 << 10;
 /// What a row takes in an answer, in bytes: room for so much is made at once.
 const ROW_BYTES_TYPICAL: usize = 320;
 
@@ -64,6 +70,7 @@ pub struct Query {
     known: Known,
     names: Names,
     trees: Trees,
+    answers: Answers,
 }
 
 impl Query {
@@ -73,6 +80,7 @@ impl Query {
             known: Known::new(store.clone()),
             names: Names::new(store.clone(), clock.clone()),
             trees: Trees::default(),
+            answers: Answers::within(ANSWERS_BYTES_MAX),
             store,
             clock,
             retention_days,
@@ -99,8 +107,43 @@ impl Query {
     }
 }
 
+/// The room for large answers that are not sent yet: whoever reads slowly must not fill the memory, nor keep others from theirs.
+struct Answers(Arc<Semaphore>);
+
+/// An answer, and the room that it takes for as long as somebody holds a part of it.
+struct Answer {
+    text: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Answer {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+impl Answers {
+    fn within(bytes: usize) -> Answers {
+        Answers(Arc::new(Semaphore::new(bytes)))
+    }
+
+    fn hold(&self, text: Vec<u8>) -> Result<Bytes, Problem> {
+        if text.len() <= ANSWER_BYTES_SMALL {
+            return Ok(text.into());
+        }
+        let room = u32::try_from(text.len()).ok();
+        let room = room.and_then(|bytes| self.0.clone().try_acquire_many_owned(bytes).ok());
+        let Some(room) = room else {
+            tracing::warn!("no room for another answer");
+            return Err(Problem::Unavailable);
+        };
+        Ok(Bytes::from_owner(Answer { text, _room: room }))
+    }
+}
+
 /// The answer `body`, one page of `rows` of `total` rows at `uri`.
 fn answer(
+    answers: &Answers,
     body: &impl Serialize,
     uri: &Uri,
     paging: Paging,
@@ -117,7 +160,7 @@ fn answer(
     if let Some(links) = links::links(uri, paging, total) {
         headers.insert(header::LINK, links);
     }
-    Ok((headers, text).into_response())
+    Ok((headers, answers.hold(text)?).into_response())
 }
 
 /// A JSON object as it is stored, to be served as it is.
@@ -127,4 +170,23 @@ fn stored_object(text: &str) -> Result<&RawValue, Problem> {
         tracing::error!("a stored row holds text that is no JSON object");
         Problem::Unavailable
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_answers_share_a_room_and_leave_it_once_they_are_sent() {
+        let large = || vec![b'a'; ANSWER_BYTES_SMALL + 1];
+        let answers = Answers::within(large().len());
+        let held = answers.hold(large()).expect("there is room");
+        let part = held.slice(2..3);
+        drop(held);
+        assert_eq!(answers.hold(large()), Err(Problem::Unavailable));
+        assert_eq!(answers.hold(b"small".to_vec()).expect("it needs none"), "small");
+        assert_eq!(part, "a");
+        drop(part);
+        assert_eq!(answers.hold(large()).expect("there is room"), large());
+    }
 }

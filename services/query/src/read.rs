@@ -16,8 +16,8 @@ use timeline::{EventType, Id, Position, Row, RowBody, Span, Subject, TimelineId,
 
 use crate::trees::{LeafKeys, LeafVersion, Seen, Trees, Version};
 
-/// Rows of a contact that are looked at together when only those of one campaign are wanted.
-const CAMPAIGN_SCAN_ROWS: u64 = 2_000;
+/// Rows of a contact that are looked at together when only those of one campaign are wanted. They are read with all that they hold.
+const CAMPAIGN_SCAN_ROWS: u64 = 512;
 
 /// What of a timeline is wanted.
 #[derive(Clone, Debug)]

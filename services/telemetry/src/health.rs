@@ -80,17 +80,32 @@ impl Check {
     }
 
     /// Asks `probe` every `interval` until the process stops; one that takes longer than [`CHECK_TIMEOUT`] has
-    /// failed. An error's text is shown: see [`Check::fail`].
-    pub async fn keep<E: std::fmt::Display>(
+    /// failed. `why` is shown then, see [`Check::fail`]; the probe's own words are logged, until they are others or it passes once.
+    pub async fn keep(
         self,
         interval: Duration,
-        mut probe: impl AsyncFnMut() -> Result<(), E>,
+        why: &'static str,
+        mut probe: impl AsyncFnMut() -> Result<(), String>,
     ) {
         let shutdown = self.health.shutdown.clone();
+        let mut logged = None;
         loop {
             match tokio::time::timeout(CHECK_TIMEOUT, probe()).await {
-                Ok(Ok(())) => self.pass(),
-                Ok(Err(error)) => self.fail(error.to_string()),
+                Ok(Ok(())) => {
+                    logged = None;
+                    self.pass();
+                }
+                Ok(Err(error)) => {
+                    if logged.as_ref() != Some(&error) {
+                        tracing::warn!(
+                            check = self.name,
+                            error,
+                            "what is checked does not answer as it should"
+                        );
+                        logged = Some(error);
+                    }
+                    self.fail(why);
+                }
                 Err(_) => self.fail("no answer in time"),
             }
             tokio::select! {
@@ -129,9 +144,9 @@ mod tests {
         let check = health.check("store");
         let never = Arc::new(tokio::sync::Notify::new());
         let probed = never.clone();
-        let kept = tokio::spawn(check.keep(Duration::from_secs(1), async move || {
+        let kept = tokio::spawn(check.keep(Duration::from_secs(1), "away", async move || {
             probed.notified().await;
-            Ok::<(), String>(())
+            Ok(())
         }));
         tokio::time::sleep(CHECK_TIMEOUT + Duration::from_millis(1)).await;
         assert_eq!(health.readiness().checks["store"], Err("no answer in time".to_owned()));

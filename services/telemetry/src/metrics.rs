@@ -24,7 +24,7 @@ macro_rules! metrics {
 
 metrics! {
     EVENTS: IntCounterVec = |name, help| counters(name, help, &["outcome"]),
-        "backstamp_events_total", "Events by what became of them: projected, duplicate, list_management_click, expired, dead_letter, waiting_for_send, forgotten (its contact was), no_timeline (valid, but of no contact and no campaign that could show it).";
+        "backstamp_events_total", "Events by what became of them: projected, duplicate, list_management_click, expired, dead_letter, waiting_for_send, forgotten (its contact was), no_timeline (valid, but of no contact and no campaign that could show it), unreadable (it waited, and this version cannot read it).";
     DEAD_LETTERS: IntCounterVec = |name, help| counters(name, help, &["code"]),
         "backstamp_dead_letters_total", "Messages sent to the dead-letter topic, by the code of their refusal.";
     REFERENCES: IntCounterVec = |name, help| counters(name, help, &["outcome"]),
@@ -66,7 +66,7 @@ metrics! {
     LOG_ERRORS: IntCounterVec = |name, help| counters(name, help, &["operation"]),
         "backstamp_log_errors_total", "Requests to the event log that failed, by operation.";
     TREES: IntCounterVec = |name, help| counters(name, help, &["change"]),
-        "backstamp_tally_changes_total", "Changes of tally trees: built, leaf_loaded, leaf_split, node_split, node_rebuilt, part_added.";
+        "backstamp_tally_changes_total", "Changes of tally trees: built, leaf_loaded, leaf_split, node_split, node_rebuilt, part_added, outranked (first trees left out, for the partition was taken over).";
     VISIBLE_SECONDS: HistogramVec = |name, help| histograms(name, help, &["since"], DELAYS),
         "backstamp_visible_delay_seconds", "Time until an event's rows were written: since it occurred (repeats included), since it was published.";
     REQUESTS: IntCounterVec = |name, help| counters(name, help, &["route", "status"]),
