@@ -130,9 +130,9 @@ pub(crate) fn write_results(
 
 const HEAD: &str = "# Results
 
-Made by `cargo run --release -p loadtest -- compare`, which starts what it needs and can be stopped and started again.
+Made by `cargo run --release -p loadtest -- compare` (`--full` for ten million events on Cassandra), which starts what it needs and can be stopped and started again.
 Compared are figures of one run on one machine, where everything shares the processors: load, program and what it is
-measured against. Look at the ratios first. Every answer that is timed is also compared with what it must show, and rows are counted in the
+measured against. Look at the ratios first. Every answer that is timed is also compared with what it must show (of requests a second 2,000 are, beforehand), and rows are counted in the
 tables. CPU is time on a processor, in the program and in the kernel for it; memory is the most that was resident at once.
 
 ";

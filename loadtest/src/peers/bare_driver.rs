@@ -5,8 +5,8 @@
 //! tables of `schemas/cql` by prepared statements in unlogged batches, the best of some ways of batching, which are tried first
 //! on a part of them.
 //!
-//! Left out is all the rest of the job: no Kafka, no JSON, no look whether a timeline is there or a row is a repeat, and no wait for rows
-//! before their tallies are written. Cells of one batch go together, as with us.
+//! Left out is all the rest of the job: no Kafka, no JSON, no look whether a timeline is there or a row is a repeat, no promise of a tree, and no
+//! wait for rows before their tallies are written. Cells of one batch go together, as with us.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -32,7 +32,7 @@ pub(crate) struct Costs {
     pub(crate) ingest_memory_bytes: Cost,
     /// What one replica's processors do for the writes of an event: rows, tallies, what its send knew.
     pub(crate) store_event_cpu_us: Cost,
-    /// What one replica's processors do where an owner asks whether a timeline has a tree, and says that it has none.
+    /// What one replica's processors do where an owner asks whether a timeline has a tree, and marks it as known.
     pub(crate) store_touch_cpu_us: Cost,
     /// What one replica's processors do to read one key of a history again.
     pub(crate) store_key_read_cpu_us: Cost,

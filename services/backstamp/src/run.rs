@@ -33,15 +33,15 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 const BACKLOG: u32 = 4096;
 /// How often it is looked which keyspace is live.
 const FOLLOW_LIVE_EVERY: Duration = Duration::from_secs(2);
-/// How long after one service sees it all have seen it, in milliseconds.
-const ALL_FOLLOWED_MS: i64 = 4_000;
 /// How long that may fail before the service is not ready, and what the check is called.
 const FOLLOW_LIVE_MAX: Duration = Duration::from_secs(30);
 const LIVE: &str = "live_keyspace";
+/// How long after one service sees another keyspace live all have seen it, in milliseconds.
+const ALL_FOLLOWED_MS: i64 = 4_000;
 /// How long a keyspace that has become live may take to be as far as the one before.
 const FRESH_WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// The system's clock: the only place that reads it.
+/// The system's clock, which is handed to all that tell the time of events.
 pub(crate) fn system_clock() -> Clock {
     Arc::new(|| {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

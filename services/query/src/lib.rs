@@ -107,7 +107,7 @@ impl Query {
     }
 }
 
-/// The room for large answers that are not sent yet: whoever reads slowly must not fill the memory, nor keep others from theirs.
+/// The room for large answers that are not sent yet: whoever reads slowly must not fill the memory. Small ones need none.
 struct Answers(Arc<Semaphore>);
 
 /// An answer, and the room that it takes for as long as somebody holds a part of it.
