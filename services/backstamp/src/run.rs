@@ -39,7 +39,7 @@ const LIVE: &str = "live_keyspace";
 /// How long after one service sees another keyspace live all have seen it, in milliseconds.
 const ALL_FOLLOWED_MS: i64 = 4_000;
 /// How long a keyspace that has become live may take to be as far as the one before.
-const FRESH_WAIT_MAX: Duration = Duration::from_secs(20);
+const FRESH_WAIT_MAX: Duration = Duration::from_secs(25);
 
 /// The system's clock, which is handed to all that tell the time of events.
 pub(crate) fn system_clock() -> Clock {
