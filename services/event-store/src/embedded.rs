@@ -342,17 +342,16 @@ impl EventStore for EmbeddedStore {
             let (mut found, mut more, mut bytes) = (Vec::<Waiting>::new(), Vec::new(), 0);
             for from in from {
                 let WaitingFrom { account, message, .. } = from;
-                let mut after = from.after.clone();
+                let first = found.len();
                 for item in tables.sends.range(keys::waiting_from(from)) {
                     if bytes >= bytes_max {
-                        more.push(WaitingFrom { after, ..from.clone() });
+                        more.push(from.behind(&found[first..]));
                         break;
                     }
                     let stored = item.value()?;
                     if let Some(event) = Cell::decode(&stored)?.bytes {
                         let waiting = records::decode_waiting(account, message, event)?;
                         bytes += waiting.event.len();
-                        after = Some((waiting.at, waiting.id.clone()));
                         found.push(waiting);
                     }
                 }

@@ -309,6 +309,13 @@ impl WaitingFrom {
     pub fn all((account, message): (AccountId, Id)) -> WaitingFrom {
         WaitingFrom { account, message, after: None }
     }
+
+    /// What is behind those of them that were `found`, in their order.
+    #[must_use]
+    pub fn behind(&self, found: &[Waiting]) -> WaitingFrom {
+        let last = found.last().map(|last| (last.at, last.id.clone()));
+        WaitingFrom { after: last.or_else(|| self.after.clone()), ..self.clone() }
+    }
 }
 
 /// A reference to write.

@@ -347,9 +347,7 @@ impl EventStore for ScyllaStore {
             let (found, is_all) = self.read_until(statement, values, decode_waiting, is_enough).await?;
             let found: Vec<Waiting> = found.into_iter().map(|event| event.of(account, message)).collect();
             // A page may be empty with more behind it.
-            let last = found.last().map(|last| (last.at, last.id.clone()));
-            let more =
-                (!is_all).then(|| WaitingFrom { after: last.or_else(|| after.clone()), ..from.clone() });
+            let more = (!is_all).then(|| from.behind(&found));
             Ok((found, more))
         });
         let (found, more): (Vec<_>, Vec<_>) = each(read.collect()).await?.into_iter().unzip();

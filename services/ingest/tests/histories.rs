@@ -35,6 +35,7 @@ use std::time::Duration;
 use broker::{Broker, READ};
 use fault::Fault;
 use group::Group;
+use ingest::own::OwnerSettings;
 use ledger::{Ledger, read_meanwhile};
 use operator::Operator;
 use plan::{Plan, contact_of};
@@ -67,6 +68,12 @@ const STEPS_OF_REST: u64 = 200;
 const HISTORIES: u64 = 1000;
 /// Histories within which each fault is found.
 const FOUND_WITHIN: u64 = 5_000;
+
+/// How owners are set up: little is held, and what the fault leaves out is left out.
+fn owner_settings(sim: &Sim) -> OwnerSettings {
+    let sizes = Sizes { unread_rows: sim.unread_rows, without: sim.fault.rule(), ..SIZES };
+    OwnerSettings { retention_ms: RETENTION_MS, keys_held_max: 40, sizes }
+}
 
 /// Runs one history; what does not hold at the end, and how many requests there were.
 async fn run(seed: u64, fault: Fault) -> Result<u64, String> {

@@ -6,17 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ingest::Clock;
-use ingest::own::{OwnBatch, Owner, OwnerSettings};
+use ingest::own::{OwnBatch, Owner};
 use query::read::{PageRequest, read_page};
 use timeline::row::{PlacedRow, RowKey, stored_stamp};
-use timeline::tally::Sizes;
 use timeline::{AccountId, EventType, Id, Order, Position, RowBody, Span, TimelineId, TypeSet};
 use tokio::time::sleep;
 
 use super::fault::Fault;
+use super::owner_settings;
 use super::sim::{BEGIN, Sim};
 use super::sim_store::SimStore;
-use super::{RETENTION_MS, SIZES};
 
 /// Longer than it takes a request that failed to land.
 const REST: Duration = Duration::from_secs(5);
@@ -75,9 +74,7 @@ fn row(timeline: &TimelineId, number: u64) -> PlacedRow {
 
 /// Works through the log from where it is committed, batch by batch. The first, once it is replaced, ends with the batch that it is at.
 async fn own(sim: Sim, store: Arc<SimStore>, log: Arc<Log>, claim: u64) {
-    let sizes = Sizes { unread_rows: sim.unread_rows, without: sim.fault.rule(), ..SIZES };
-    let settings = OwnerSettings { retention_ms: RETENTION_MS, keys_held_max: 40, sizes };
-    let mut owner = Owner::new(Arc::new(store.handle(0)), "sim", settings);
+    let mut owner = Owner::new(Arc::new(store.handle(0)), "sim", owner_settings(&sim));
     let time = sim.clone();
     let clock: Clock = Arc::new(move || time.now());
     let is_over = || claim == 1 && log.is_replaced.load(Ordering::Relaxed);

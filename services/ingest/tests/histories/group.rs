@@ -5,18 +5,17 @@ use std::sync::Arc;
 use event_log::{LogError, Topic};
 use ingest::forgotten::Forgotten;
 use ingest::kafka::Worker;
-use ingest::own::{Owner, OwnerSettings};
+use ingest::own::Owner;
 use ingest::place::Place;
 use ingest::progress::Progress;
 use telemetry::shutdown::Shutdown;
 use timeline::filter::ListManagementFilter;
-use timeline::tally::Sizes;
 use tokio::task::JoinHandle;
 
 use super::broker::{Broker, SimAppender, SimConsumer, View};
 use super::sim::Sim;
 use super::sim_store::SimStore;
-use super::{RETENTION_MS, SIZES, SKEW_MAX_MS};
+use super::{RETENTION_MS, SKEW_MAX_MS, owner_settings};
 
 /// Members that each group has.
 const MEMBERS: usize = 2;
@@ -87,10 +86,7 @@ impl Group {
                 tokio::spawn(worker.place(place, store))
             }
             Topic::CampaignEvents => {
-                let sizes =
-                    Sizes { unread_rows: self.sim.unread_rows, without: self.sim.fault.rule(), ..SIZES };
-                let settings = OwnerSettings { retention_ms: RETENTION_MS, keys_held_max: 40, sizes };
-                tokio::spawn(worker.own(Owner::new(store, "sim", settings)))
+                tokio::spawn(worker.own(Owner::new(store, "sim", owner_settings(&self.sim))))
             }
             Topic::References | Topic::DeadLetters => {
                 tokio::spawn(worker.references(store.clone(), Forgotten::new(store)))

@@ -348,23 +348,21 @@ impl EventStore for SimStore {
         _bytes_max: usize,
     ) -> Result<(Vec<Waiting>, Vec<WaitingFrom>), StoreError> {
         // Few at a time: there are few.
-        let (mut left, mut found, mut more) = (2, Vec::new(), Vec::new());
+        let (mut found, mut more) = (Vec::new(), Vec::new());
         self.read("read_waiting", |state, now| {
             for from in from {
                 let message = (from.account.clone(), from.message.clone());
-                let mut after = from.after.clone();
+                let first = found.len();
                 let waits = |((of, at, id), cell): (&(Message, i64, Id), &Cell<Waiting>)| {
                     let is_behind =
                         from.after.as_ref().is_none_or(|after| *after < (Timestamp(*at), id.clone()));
                     if *of == message && is_behind { cell.alive(now).cloned() } else { None }
                 };
                 for waiting in state.waiting.iter().filter_map(waits) {
-                    if left == 0 {
-                        more.push(WaitingFrom { after, ..from.clone() });
+                    if found.len() == 2 {
+                        more.push(from.behind(&found[first..]));
                         break;
                     }
-                    left -= 1;
-                    after = Some((waiting.at, waiting.id.clone()));
                     found.push(waiting);
                 }
             }
